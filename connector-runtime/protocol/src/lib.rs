@@ -1,0 +1,1 @@
+//! Wallaroo's wire protocols without I/O.

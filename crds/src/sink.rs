@@ -1,0 +1,20 @@
+//! The registry of sinks: one variant a system.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::systems::{file::FileSink, redis::RedisSink, stdout::StdoutSink, udp::UdpSink};
+
+/// The system that records are written to; exactly one field is set.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub enum SinkSpec {
+    /// A file that records are appended to.
+    File(FileSink),
+    /// Fields of a Redis hash.
+    Redis(RedisSink),
+    /// The standard output of the runtime.
+    Stdout(StdoutSink),
+    /// Datagrams sent to a host.
+    Udp(UdpSink),
+}

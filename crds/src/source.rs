@@ -1,0 +1,20 @@
+//! The registry of sources: one variant a system.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::systems::{file::FileSource, generator::GeneratorSource, kafka::KafkaSource, udp::UdpSource};
+
+/// The system that records are read from; exactly one field is set.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub enum SourceSpec {
+    /// Lines or length-prefixed records of a file.
+    File(FileSource),
+    /// Made-up records, for trials and load tests.
+    Generator(GeneratorSource),
+    /// Topics of Apache Kafka.
+    Kafka(KafkaSource),
+    /// Datagrams received on a port.
+    Udp(UdpSource),
+}

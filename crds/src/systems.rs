@@ -1,0 +1,9 @@
+//! Configuration of each system, one file a system.
+
+pub mod file;
+pub mod generator;
+pub mod kafka;
+pub mod redis;
+pub mod stdout;
+pub mod tls;
+pub mod udp;

@@ -1,0 +1,95 @@
+//! Apache Kafka.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::tls::TlsSpec;
+use crate::SecretKeyRef;
+
+/// Reads topics through a consumer group.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaSource {
+    /// Brokers to start from, `host:port` each.
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 260)))]
+    pub bootstrap_servers: Vec<String>,
+    /// Topics to read; exclusive with `topicPattern`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 249)))]
+    pub topics: Vec<String>,
+    /// Regular expression of topics to read; exclusive with `topics`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 249))]
+    pub topic_pattern: Option<String>,
+    /// Consumer group; absent: `<namespace>.<name>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 249))]
+    pub group: Option<String>,
+    /// Where a partition starts that neither Wallaroo nor the group knows.
+    #[serde(default)]
+    pub start_position: StartPosition,
+    /// TLS to the brokers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsSpec>,
+    /// Authentication at the brokers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sasl: Option<KafkaSasl>,
+}
+
+/// Where a partition starts that neither Wallaroo nor the group knows.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct StartPosition {
+    /// Which record is the first.
+    #[serde(default)]
+    pub at: StartAt,
+    /// Milliseconds since the Unix epoch; with `at: Timestamp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub timestamp: Option<i64>,
+    /// Offset in every partition; with `at: Offset`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub offset: Option<i64>,
+}
+
+/// Which record of a partition is the first.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum StartAt {
+    /// The oldest record that the broker holds.
+    #[default]
+    Earliest,
+    /// The next record to be written.
+    Latest,
+    /// The first record of `timestamp` or later.
+    Timestamp,
+    /// The record at `offset`.
+    Offset,
+}
+
+/// SASL authentication.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct KafkaSasl {
+    /// Mechanism.
+    pub mechanism: SaslMechanism,
+    /// User name.
+    #[schemars(length(min = 1, max = 256))]
+    pub username: String,
+    /// Password.
+    pub password: SecretKeyRef,
+}
+
+/// SASL mechanism.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum SaslMechanism {
+    /// PLAIN; needs TLS.
+    #[serde(rename = "PLAIN")]
+    Plain,
+    /// SCRAM with SHA-256.
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// SCRAM with SHA-512.
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+}

@@ -1,0 +1,1 @@
+//! Harness shared by the tests, fault programs and benchmarks of the workspace.
