@@ -11,7 +11,9 @@
 //! A [`source::Source`] or [`sink::Sink`] knows its system and nothing else; retry, back-off, batching, back-pressure,
 //! shutdown and metrics belong to the pump.
 
+pub mod board;
 pub mod connectors;
 pub mod record;
+pub mod secret;
 pub mod sink;
 pub mod source;

@@ -137,6 +137,20 @@ pub enum ErrorClass {
     Rejected,
 }
 
+impl ErrorClass {
+    /// Label value of the metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            ErrorClass::Connect => "connect",
+            ErrorClass::Auth => "auth",
+            ErrorClass::Timeout => "timeout",
+            ErrorClass::Protocol => "protocol",
+            ErrorClass::Throttled => "throttled",
+            ErrorClass::Rejected => "rejected",
+        }
+    }
+}
+
 /// Reads one external system.
 ///
 /// The pump owns the source and calls one method at a time. Errors carry their disposition; after a transient error
