@@ -412,9 +412,10 @@ impl Board {
     /// Updates one stream.
     pub fn stream(&self, name: &str, update: impl FnOnce(&mut StreamStatus)) {
         let mut states = self.states();
+        let listed = states.streams.len();
         match states.streams.get_mut(name) {
             Some(status) => update(status),
-            None if states.streams.len() < MAX_LISTED_STREAMS => {
+            None if listed < MAX_LISTED_STREAMS => {
                 let mut status = StreamStatus::default();
                 update(&mut status);
                 states.streams.insert(name.to_owned(), status);
