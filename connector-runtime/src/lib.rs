@@ -13,6 +13,7 @@
 
 pub mod board;
 pub mod connectors;
+pub mod pump;
 pub mod record;
 pub mod secret;
 pub mod sink;

@@ -1,0 +1,16 @@
+//! The pump: one task that owns a system's client and the Wallaroo session, and moves records between them.
+
+pub mod dead_letter;
+pub mod retry;
+
+/// What the process wants of its pump.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Go on.
+    #[default]
+    Run,
+    /// Take nothing new, hand over and commit what is on its way, leave (the first SIGTERM).
+    Drain,
+    /// Leave at once; what is on its way is given up (the second SIGTERM).
+    Now,
+}
