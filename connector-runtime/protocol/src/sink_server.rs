@@ -178,7 +178,7 @@ impl SinkServer {
         if stream == CONTROL_STREAM {
             let frame = self.input.take(length);
             let payload = frame.slice(frame.len() - bytes..);
-            return self.on_inner(payload);
+            return self.on_inner(&payload);
         }
         if stream != DATA_STREAM {
             return Err(self.reject("Unknown StreamId", SinkServerError::BadStream { stream }));
@@ -224,7 +224,7 @@ impl SinkServer {
         }
     }
 
-    fn on_inner(&mut self, payload: Bytes) -> Result<(), SinkServerError> {
+    fn on_inner(&mut self, payload: &Bytes) -> Result<(), SinkServerError> {
         let message = TwoPhase::decode(payload.clone())
             .map_err(|error| self.reject("Unable to decode message", error.into()))?;
         match message {
@@ -243,7 +243,7 @@ impl SinkServer {
                 PrepareStep::Fresh { close_first, in_doubt } => {
                     self.events.push_back(SinkServerEvent::FreshCluster { close_first, in_doubt });
                     if !close_first {
-                        self.put_back(&payload);
+                        self.put_back(payload);
                     }
                     Ok(())
                 }
