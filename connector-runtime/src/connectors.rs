@@ -1,11 +1,23 @@
 //! The registry: one folder a system, one match arm each.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use connector_crds::ConnectorIdentity;
+use connector_crds::{ConnectorIdentity, SinkSpec, SourceSpec};
 
 use crate::board::Board;
+use crate::record::Position;
 use crate::secret::Secrets;
+use crate::sink::{Sink, SinkStream};
+use crate::source::{Source, SystemError};
+
+pub mod file;
+pub mod generator;
+pub mod redis;
+pub mod stdout;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod udp;
 
 /// What a connector gets beside its own configuration.
 #[derive(Clone, Debug)]
@@ -28,4 +40,45 @@ pub struct Context {
     /// True where a sink's records keep their positions over reconnects and restarts (the `Connector` protocol), so that
     /// positions stored at the target mean something. With the plain framings positions start over with each connection.
     pub stable_positions: bool,
+}
+
+/// The source of a system. Nothing is dialled or opened yet: that happens in `next` or `check`.
+///
+/// # Errors
+/// [`SystemError::Permanent`] for a configuration that can never work.
+#[allow(clippy::needless_pass_by_value)] // a system may keep it
+pub fn source(spec: &SourceSpec, context: Context) -> Result<Box<dyn Source>, SystemError> {
+    match spec {
+        SourceSpec::File(spec) => Ok(Box::new(file::FileSource::new(spec, &context))),
+        SourceSpec::Generator(spec) => Ok(Box::new(generator::GeneratorSource::new(spec, &context))),
+        SourceSpec::Kafka(_) => Err(SystemError::Permanent {
+            reason: "UnsupportedSystem",
+            context: "this runtime is built without Kafka".into(),
+        }),
+        SourceSpec::Udp(spec) => Ok(Box::new(udp::UdpSource::new(spec, &context)?)),
+    }
+}
+
+/// The sink of a system. Nothing is dialled or opened yet: that happens in `open`, `write` or `check`.
+///
+/// # Errors
+/// [`SystemError::Permanent`] for a configuration that can never work.
+#[allow(clippy::needless_pass_by_value)] // a system may keep it
+pub fn sink(spec: &SinkSpec, context: Context) -> Result<Box<dyn Sink>, SystemError> {
+    match spec {
+        SinkSpec::File(spec) => Ok(Box::new(file::FileSink::new(spec, &context))),
+        SinkSpec::Redis(spec) => Ok(Box::new(redis::RedisHashSink::new(spec, &context)?)),
+        SinkSpec::Stdout(spec) => Ok(Box::new(stdout::StdoutSink::new(spec))),
+        SinkSpec::Udp(spec) => Ok(Box::new(udp::UdpSink::new(spec))),
+    }
+}
+
+/// Sets a stream's position; the key is cloned the first time only.
+fn set_position(positions: &mut BTreeMap<SinkStream, Position>, stream: &SinkStream, position: Position) {
+    match positions.get_mut(stream) {
+        Some(known) => *known = position,
+        None => {
+            positions.insert(stream.clone(), position);
+        }
+    }
 }

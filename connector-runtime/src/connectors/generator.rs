@@ -1,0 +1,5 @@
+//! Generator: see [`GeneratorSource`].
+
+mod source;
+
+pub use source::GeneratorSource;

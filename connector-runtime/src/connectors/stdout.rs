@@ -1,0 +1,5 @@
+//! Standard output: see [`StdoutSink`].
+
+mod sink;
+
+pub use sink::StdoutSink;
