@@ -18,3 +18,4 @@ pub mod record;
 pub mod secret;
 pub mod sink;
 pub mod source;
+pub mod stream_id;
