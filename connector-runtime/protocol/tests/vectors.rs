@@ -1,6 +1,8 @@
 //! The golden vectors of the specification (§6): each decodes to what it says and encodes to the same bytes, and each invalid
 //! input is met as §6 recommends.
 
+#![allow(clippy::unwrap_used)] // a test file
+
 mod support;
 
 use bytes::{Bytes, BytesMut};
@@ -81,10 +83,9 @@ fn expected(kind: &str, fields: &Value) -> Message {
                 .map(|address| Bytes::from(address.to_owned())),
         },
         "EosMessage" => Message::Eos { stream: stream(fields) },
-        "WorkersLeft" => Message::WorkersLeft {
-            rtag: number(fields, "rtag"),
-            workers: names(fields, "leaving_workers"),
-        },
+        "WorkersLeft" => {
+            Message::WorkersLeft { rtag: number(fields, "rtag"), workers: names(fields, "leaving_workers") }
+        }
         kind if kind.starts_with("Message") => Message::Data {
             stream: stream(fields),
             id: number(fields, "message_id"),
@@ -101,10 +102,9 @@ fn expected_inner(inner: &Value) -> TwoPhase {
     let commit = || inner["commit"].as_bool().unwrap();
     match inner["type"].as_str().unwrap() {
         "ListUncommitted" => TwoPhase::ListUncommitted { rtag: number(inner, "rtag") },
-        "ReplyUncommitted" => TwoPhase::ReplyUncommitted {
-            rtag: number(inner, "rtag"),
-            transactions: names(inner, "txn_ids"),
-        },
+        "ReplyUncommitted" => {
+            TwoPhase::ReplyUncommitted { rtag: number(inner, "rtag"), transactions: names(inner, "txn_ids") }
+        }
         "TwoPCPhase1" => TwoPhase::Phase1 {
             transaction: transaction(),
             ranges: inner["where_list"]
@@ -120,10 +120,9 @@ fn expected_inner(inner: &Value) -> TwoPhase {
         },
         "TwoPCReply" => TwoPhase::Reply { transaction: transaction(), commit: commit() },
         "TwoPCPhase2" => TwoPhase::Phase2 { transaction: transaction(), commit: commit() },
-        "WorkersLeft" => TwoPhase::WorkersLeft {
-            rtag: number(inner, "rtag"),
-            workers: names(inner, "leaving_workers"),
-        },
+        "WorkersLeft" => {
+            TwoPhase::WorkersLeft { rtag: number(inner, "rtag"), workers: names(inner, "leaving_workers") }
+        }
         other => panic!("unknown inner message {other}"),
     }
 }
@@ -172,27 +171,27 @@ fn framing_vector(name: &str, framing: Framing, vector: &Value) {
             return;
         }
     }
-    let decoded = decoder.next_record().unwrap().unwrap();
-    assert_eq!(decoded.payload, payload, "{name}");
+    let read = decoder.next_record().unwrap().unwrap();
+    assert_eq!(read.payload, payload, "{name}");
     decoder.finish().unwrap();
     match framing {
         Framing::Raw { .. } => assert_eq!(hex(&out), hex(&wire), "{name}"),
         Framing::Stream05 => {
-            assert_eq!(decoded.key, text(fields, "partition"), "{name}");
+            assert_eq!(read.key, text(fields, "partition"), "{name}");
             let sequence = fields["sequence"].as_i64().unwrap();
             let mut out = BytesMut::new();
-            assert!(encode_stream05(&decoded.key, sequence, &payload, &mut out), "{name}");
+            assert!(encode_stream05(&read.key, sequence, &payload, &mut out), "{name}");
             assert_eq!(hex(&out), hex(&wire), "{name}");
         }
         Framing::Stream06 => {
-            assert_eq!(decoded.time, record.time, "{name}");
+            assert_eq!(read.time, record.time, "{name}");
             if !payload.is_empty() {
                 assert_eq!(hex(&out), hex(&wire), "{name}");
             }
         }
         Framing::HeadCompat => {
-            assert_eq!(decoded.time, record.time, "{name}");
-            assert_eq!(decoded.key, bytes(fields, "key_hex"), "{name}");
+            assert_eq!(read.time, record.time, "{name}");
+            assert_eq!(read.key, bytes(fields, "key_hex"), "{name}");
             assert_eq!(encoded, Err(PlainError::ReadOnly), "{name}");
         }
     }
@@ -288,10 +287,7 @@ fn all_11_invalid_inputs_are_met_as_recommended() {
         ("eos_proposal_form", "Ok(()), eos 1".to_owned()),
         ("ok_trailing_bytes", "Some(Ready { credits: 5 })".to_owned()),
         ("notify_ack_bool_2", "Some(Refused { stream: StreamId(1) })".to_owned()),
-        (
-            "phase2_bool_2",
-            "Err(Decode(NotABool { field: \"commit\", value: 2 })), over: true".to_owned(),
-        ),
+        ("phase2_bool_2", "Err(Decode(NotABool { field: \"commit\", value: 2 })), over: true".to_owned()),
         ("frame_too_large", "Err(Frame(TooLarge { length: 16385, limit: 16384 })), said: ".to_owned()),
         ("hello_twice", "Err(SecondHello), said: OK 500 ERROR Bad protocol FSM state".to_owned()),
     ];

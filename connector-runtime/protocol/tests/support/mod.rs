@@ -1,6 +1,8 @@
 //! Small steps that several tests take: hex, one-line views of frames, sessions brought to their working state.
 
-#![allow(dead_code)] // each test binary uses a part
+#![allow(dead_code, clippy::unwrap_used)] // each test binary uses a part
+
+use std::fmt::Write;
 
 use bytes::{Bytes, BytesMut};
 use wallaroo_protocol::frame;
@@ -13,7 +15,10 @@ pub(crate) const COOKIE: &str = "Dragons-Love-Tacos";
 pub(crate) const NOW: Millis = Millis(1_000);
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
 }
 
 pub(crate) fn unhex(text: &str) -> Vec<u8> {
@@ -60,7 +65,9 @@ pub(crate) fn describe(wire: &[u8]) -> String {
                 positions.iter().map(|(stream, p)| format!("{stream}:{}", position(p))).collect();
             format!("ACK {credits} [{}]", entries.join(" "))
         }
-        Message::Restart { address } => format!("RESTART {}", address.as_ref().map(lossy).unwrap_or_default()),
+        Message::Restart { address } => {
+            format!("RESTART {}", address.as_ref().map(lossy).unwrap_or_default())
+        }
         Message::Eos { stream } => format!("EOS {stream}"),
         Message::WorkersLeft { workers, .. } => format!("WORKERS_LEFT {workers:?}"),
     };
@@ -214,7 +221,10 @@ pub(crate) fn sink_intro(sink: &mut SinkServer, state: WorkerState) -> String {
 }
 
 /// Gives bytes to a sink and returns all events.
-pub(crate) fn sink_reads(sink: &mut SinkServer, wire: &[u8]) -> Result<Vec<SinkServerEvent>, SinkServerError> {
+pub(crate) fn sink_reads(
+    sink: &mut SinkServer,
+    wire: &[u8],
+) -> Result<Vec<SinkServerEvent>, SinkServerError> {
     sink.input().extend_from_slice(wire);
     sink.handle_input(NOW)?;
     Ok(std::iter::from_fn(|| sink.poll_event()).collect())
@@ -227,13 +237,17 @@ pub(crate) fn sink_says(sink: &mut SinkServer) -> String {
 
 /// A worker's sink session, its intro sent.
 pub(crate) fn worker() -> SinkClient {
-    let mut worker = SinkClient::new(SinkClientConfig::new(Cookie::new(COOKIE), "app", "worker-0"), NOW).unwrap();
+    let mut worker =
+        SinkClient::new(SinkClientConfig::new(Cookie::new(COOKIE), "app", "worker-0"), NOW).unwrap();
     worker.poll_output().unwrap();
     worker
 }
 
 /// Gives bytes to a worker's sink session and returns all events.
-pub(crate) fn worker_reads(worker: &mut SinkClient, wire: &[u8]) -> Result<Vec<SinkClientEvent>, SinkClientError> {
+pub(crate) fn worker_reads(
+    worker: &mut SinkClient,
+    wire: &[u8],
+) -> Result<Vec<SinkClientEvent>, SinkClientError> {
     worker.input().extend_from_slice(wire);
     worker.handle_input(NOW)?;
     Ok(std::iter::from_fn(|| worker.poll_event()).collect())
