@@ -98,16 +98,45 @@ fn default_parallelism() -> u32 {
     DEFAULT_PARALLELISM
 }
 
+/// The shared secret of a source or sink. `Debug` does not show it.
+#[derive(Clone, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(transparent)]
+pub struct CookieText(String);
+
+impl CookieText {
+    /// A cookie of this text.
+    pub fn new(text: impl Into<String>) -> CookieText {
+        CookieText(text.into())
+    }
+
+    /// The secret itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for CookieText {
+    fn default() -> Self {
+        CookieText(DEFAULT_COOKIE.to_owned())
+    }
+}
+
+impl std::fmt::Debug for CookieText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CookieText(redacted)")
+    }
+}
+
 /// What a source endpoint speaks.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
-#[serde(rename_all_fields = "snake_case")]
+#[serde(deny_unknown_fields)]
 pub enum SourceProtocol {
     /// Handshake, credits and acknowledgements (§3).
     #[serde(rename = "Connector")]
     Connector {
         /// Cookie that HELLO must carry.
-        #[serde(default = "default_cookie")]
-        cookie: String,
+        #[serde(default)]
+        cookie: CookieText,
         /// Credits that a session starts with.
         #[serde(default = "default_max_credits")]
         max_credits: u32,
@@ -137,10 +166,6 @@ pub enum SourceProtocol {
         #[serde(default = "default_max_size")]
         max_size: u32,
     },
-}
-
-fn default_cookie() -> String {
-    DEFAULT_COOKIE.to_owned()
 }
 
 fn default_max_credits() -> u32 {
@@ -191,12 +216,13 @@ pub struct SinkConfig {
 
 /// What a sink connector speaks.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
 pub enum SinkProtocol {
     /// Handshake and two-phase commit (§4).
     Connector {
         /// Cookie sent in HELLO.
-        #[serde(default = "default_cookie")]
-        cookie: String,
+        #[serde(default)]
+        cookie: CookieText,
     },
     /// The encoder's bytes, back to back (§1.3).
     #[serde(rename = "FramedTCP")]
@@ -246,6 +272,55 @@ pub enum ConfigError {
     },
 }
 
+impl SourceProtocol {
+    /// `Connector` with the default cookie and credits of 500, refilled at 50.
+    pub fn connector() -> SourceProtocol {
+        SourceProtocol::Connector {
+            cookie: CookieText::default(),
+            max_credits: default_max_credits(),
+            refill_credits: default_refill_credits(),
+        }
+    }
+
+    /// `FramedTCP` with a big-endian u32 and payloads of at most [`DEFAULT_MAX_SIZE`].
+    pub fn framed() -> SourceProtocol {
+        SourceProtocol::FramedTcp { framing: Framing::default(), max_size: DEFAULT_MAX_SIZE }
+    }
+
+    /// `Stream05` with bodies of at most [`DEFAULT_MAX_SIZE`].
+    pub fn stream05() -> SourceProtocol {
+        SourceProtocol::Stream05 { max_size: DEFAULT_MAX_SIZE }
+    }
+
+    /// `Stream06` with bodies of at most [`DEFAULT_MAX_SIZE`].
+    pub fn stream06() -> SourceProtocol {
+        SourceProtocol::Stream06 { max_size: DEFAULT_MAX_SIZE }
+    }
+}
+
+impl SinkProtocol {
+    /// `Connector` with the default cookie.
+    pub fn connector() -> SinkProtocol {
+        SinkProtocol::Connector { cookie: CookieText::default() }
+    }
+}
+
+impl SourceConfig {
+    /// A source with the default parallelism.
+    pub fn new(name: impl Into<String>, listen: impl Into<String>, protocol: SourceProtocol) -> SourceConfig {
+        let (name, listen) = (name.into(), listen.into());
+        SourceConfig { name, listen, protocol, parallelism: DEFAULT_PARALLELISM }
+    }
+}
+
+impl SinkConfig {
+    /// A sink of lines.
+    pub fn new(name: impl Into<String>, connect: impl Into<String>, protocol: SinkProtocol) -> SinkConfig {
+        let (name, connect) = (name.into(), connect.into());
+        SinkConfig { name, connect, protocol, encoder: Encoder::Lines, retry_ms: None }
+    }
+}
+
 impl EndpointConfig {
     /// Reads and checks a JSON document.
     pub fn from_json(text: &str) -> Result<EndpointConfig, ConfigError> {
@@ -289,7 +364,7 @@ impl EndpointConfig {
                             "must be below max_credits, and max_credits at least 1",
                         );
                     }
-                    if cookie.len() > usize::from(u16::MAX) {
+                    if cookie.expose().len() > usize::from(u16::MAX) {
                         return refuse(field("protocol.Connector.cookie"), "must have at most 65535 bytes");
                     }
                 }

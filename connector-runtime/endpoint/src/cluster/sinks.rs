@@ -11,7 +11,7 @@ use crate::status::{Phase, SinkState, SinkStatus};
 /// Output that waits for one link. While it is full, the sources that feed it are not read.
 const MAX_QUEUED: usize = 8 * 1024 * 1024;
 
-/// Number of the first LIST_UNCOMMITTED of a link (§4.2).
+/// Number of the first `LIST_UNCOMMITTED` of a link (§4.2).
 const FIRST_RTAG: u64 = wallaroo_protocol::FIRST_RTAG;
 
 /// Number of a link; never used twice.
@@ -32,7 +32,7 @@ pub(crate) enum LinkKind {
 pub(crate) struct Intro {
     /// Number of the connection: every call names it, and one of an older connection is ignored.
     pub(crate) connection: u64,
-    /// Number of LIST_UNCOMMITTED.
+    /// Number of `LIST_UNCOMMITTED`.
     pub(crate) rtag: u64,
     /// Offset in NOTIFY.
     pub(crate) offset: u64,

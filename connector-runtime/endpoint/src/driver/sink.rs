@@ -52,7 +52,9 @@ pub(crate) async fn run<E: Env>(shared: Arc<Shared<E>>, id: LinkId) {
         let config = cluster.config();
         let sink = &config.sinks[link.sink()];
         let (cookie, pause) = match &sink.protocol {
-            SinkProtocol::Connector { cookie } => (Some(Cookie::new(cookie.clone())), CONNECTOR_RETRY),
+            SinkProtocol::Connector { cookie } => {
+                (Some(Cookie::new(cookie.expose().to_owned())), CONNECTOR_RETRY)
+            }
             SinkProtocol::FramedTcp | SinkProtocol::Stream05 | SinkProtocol::Stream06 => (None, PLAIN_RETRY),
         };
         Some(Settings {

@@ -62,7 +62,7 @@ pub(crate) async fn run<E: Env>(shared: Arc<Shared<E>>, worker: String, source: 
 fn server_config(protocol: &SourceProtocol, refuse: bool) -> SourceServerConfig {
     let (cookie, max_credits, refill_credits) = match protocol {
         SourceProtocol::Connector { cookie, max_credits, refill_credits } => {
-            (cookie.clone(), *max_credits, *refill_credits)
+            (cookie.expose().to_owned(), *max_credits, *refill_credits)
         }
         // The listener sends only connector sources here.
         SourceProtocol::FramedTcp { .. }
