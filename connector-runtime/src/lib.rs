@@ -16,6 +16,7 @@ pub mod connectors;
 pub mod pump;
 pub mod record;
 pub mod secret;
+pub mod shell;
 pub mod sink;
 pub mod source;
 pub mod stream_id;
