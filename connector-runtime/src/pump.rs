@@ -1,7 +1,11 @@
 //! The pump: one task that owns a system's client and the Wallaroo session, and moves records between them.
 
 pub mod dead_letter;
+pub mod poison;
 pub mod retry;
+pub mod source;
+pub mod source_plain;
+pub mod streams;
 
 /// What the process wants of its pump.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
