@@ -53,30 +53,48 @@ impl fmt::Debug for Input {
 }
 
 #[derive(Clone, Default)]
-pub(crate) struct Output(BytesMut);
+pub(crate) struct Output {
+    buffer: BytesMut,
+    /// About the size of recent writes. A batch starts with that much room, so that it fits into the memory of the one before
+    /// it instead of growing behind its end.
+    usual: usize,
+}
 
 impl Output {
     /// The buffer to append to, with room for `bytes`.
     #[inline]
     pub(crate) fn room(&mut self, bytes: usize) -> &mut BytesMut {
-        if self.0.capacity() - self.0.len() < bytes {
-            self.0.reserve(bytes.max(WRITE_CHUNK));
+        let length = self.buffer.len();
+        let free = self.buffer.capacity() - length;
+        if free < bytes || (length == 0 && free < self.usual) {
+            self.grow(bytes);
         }
-        &mut self.0
+        &mut self.buffer
+    }
+
+    #[cold]
+    fn grow(&mut self, bytes: usize) {
+        let usual = if self.buffer.is_empty() { self.usual } else { 0 };
+        self.buffer.reserve(bytes.max(WRITE_CHUNK).max(usual));
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.buffer.len()
     }
 
     /// Everything queued, as one buffer; its memory comes back to this one when it is dropped.
     pub(crate) fn poll(&mut self) -> Option<Bytes> {
-        (!self.0.is_empty()).then(|| self.0.split().freeze())
+        if self.buffer.is_empty() {
+            return None;
+        }
+        // One large write is forgotten after some hundred small ones.
+        self.usual = self.buffer.len().next_power_of_two().max(self.usual - self.usual / 64);
+        Some(self.buffer.split().freeze())
     }
 }
 
 impl fmt::Debug for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Output({} bytes)", self.0.len())
+        write!(f, "Output({} bytes)", self.len())
     }
 }

@@ -1,0 +1,489 @@
+//! Facts observed on a running worker (§8) and the tables of §4.6 and §4.9, as behaviour of the machines.
+
+#![allow(clippy::unwrap_used)] // a test file
+
+mod support;
+
+use support::*;
+use wallaroo_protocol::message::Message;
+use wallaroo_protocol::two_phase::TwoPhase;
+use wallaroo_protocol::*;
+
+const S: StreamId = StreamId(7);
+
+fn decide(transaction: &str, commit: bool) -> SinkServerEvent {
+    SinkServerEvent::Decide { transaction: transaction.to_owned().into(), commit }
+}
+
+/// A sink with `committed` bytes behind the intro.
+fn sink_at(committed: u64) -> SinkServer {
+    let mut sink = sink();
+    sink_intro(&mut sink, WorkerState { committed, received: committed, pending: None });
+    sink
+}
+
+/// The vote on a PHASE1.
+fn vote(sink: &mut SinkServer, wire: &[u8]) -> bool {
+    let events = sink_reads(sink, wire).unwrap();
+    let [SinkServerEvent::Prepare { vote, .. }] = &events[..] else { panic!("{events:?}") };
+    *vote
+}
+
+#[test]
+fn confirmed_every_checkpoint_acknowledges_idle_streams_too() {
+    let mut server = server(10, 2);
+    open_stream(&mut server, S, None);
+    server.acknowledge(&[(S, None)]);
+    server.acknowledge(&[(S, None)]);
+    assert_eq!(server_says(&mut server), "ACK 1 [7:NONE] ACK 0 [7:NONE]");
+    server.acknowledge(&[]);
+    assert_eq!(server_says(&mut server), "", "an ACK that says nothing is not sent");
+    let mut client = client(10);
+    client_opens(&mut client, 7, None);
+    let events = client_reads(&mut client, &ack(0, &[(7, None)]));
+    assert_eq!(events, [SourceClientEvent::Checkpoint]);
+}
+
+#[test]
+fn confirmed_refills_come_when_the_budget_falls_to_the_mark_before_the_frame_is_read() {
+    let mut server = server(6, 2);
+    open_stream(&mut server, S, None);
+    let mut said = Vec::new();
+    for id in 1..=7 {
+        server_reads(&mut server, &data(7, id, "x")).unwrap();
+        said.push(server_says(&mut server));
+    }
+    // NOTIFY took one; the third record finds two left.
+    assert_eq!(said, ["", "", "ACK 4 []", "", "", "", "ACK 4 []"]);
+}
+
+#[test]
+fn confirmed_credits_are_not_enforced() {
+    let mut server = server(500, 50);
+    open_stream(&mut server, S, None);
+    let mut burst = bytes::BytesMut::new();
+    (1..=3_000).for_each(|id| burst.extend_from_slice(&data(7, id, "x")));
+    let events = server_reads(&mut server, &burst).unwrap();
+    let records: usize = events
+        .iter()
+        .map(|event| match event {
+            SourceServerEvent::Records(run) => run.len(),
+            SourceServerEvent::Tolerated(_) => 0,
+            other => panic!("{other:?}"),
+        })
+        .sum();
+    assert_eq!(records, 3_000);
+    assert_eq!(server_says(&mut server), ["ACK 450 []"; 6].join(" "));
+    assert_eq!(server.core().credits(), 500 - 301);
+}
+
+#[test]
+fn confirmed_repeats_are_dropped_and_cost_a_credit() {
+    let mut server = server(100, 2);
+    open_stream(&mut server, S, None);
+    let mut burst = bytes::BytesMut::new();
+    for id in [50, 10, 50, 20, 60] {
+        burst.extend_from_slice(&data(7, id, "x"));
+    }
+    let events = server_reads(&mut server, &burst).unwrap();
+    let ids: Vec<_> = events
+        .iter()
+        .flat_map(|event| match event {
+            SourceServerEvent::Records(run) => run.iter().map(|record| record.id).collect::<Vec<_>>(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(ids, [50, 60]);
+    assert_eq!(server.counters().repeats, 3);
+    server.barrier();
+    server.acknowledge(&[(S, server.stream(S).unwrap().acked)]);
+    assert_eq!(server_says(&mut server), "ACK 6 [7:60]");
+}
+
+#[test]
+fn confirmed_eos_is_answered_in_two_frames_and_notify_is_refused_until_then() {
+    let mut server = server(10, 2);
+    open_stream(&mut server, S, None);
+    server_reads(&mut server, &data(7, 80, "x")).unwrap();
+    server_reads(&mut server, &eos(7)).unwrap();
+    server_reads(&mut server, &notify(7, "name", None)).unwrap();
+    assert_eq!(server_says(&mut server), "NOTIFY_ACK false 7 NONE");
+    server.acknowledge(&[]);
+    server.acknowledge_ended(&[(S, Some(80))]);
+    assert_eq!(server_says(&mut server), "ACK 4 [] ACK 0 [7:80]");
+    let events = server_reads(&mut server, &notify(7, "name", None)).unwrap();
+    assert!(matches!(&events[..], [SourceServerEvent::Notify { .. }]), "{events:?}");
+}
+
+#[test]
+fn confirmed_id_none_resets_what_was_seen() {
+    let mut server = server(10, 2);
+    open_stream(&mut server, S, None);
+    server_reads(&mut server, &data(7, u64::MAX, "x")).unwrap();
+    let events = server_reads(&mut server, &data(7, 5, "x")).unwrap();
+    assert!(matches!(&events[..], [SourceServerEvent::Records(run)] if run.first_id() == 5), "{events:?}");
+}
+
+#[test]
+fn confirmed_an_empty_record_is_acknowledged_and_reaches_nothing() {
+    let mut server = server(10, 2);
+    open_stream(&mut server, S, None);
+    let mut burst = data(7, 1, "a");
+    burst.extend_from_slice(&data(7, 2, ""));
+    burst.extend_from_slice(&data(7, 3, "c"));
+    let events = server_reads(&mut server, &burst).unwrap();
+    let empty = SourceServerEvent::Tolerated(Tolerated::EmptyRecord { stream: S, id: 2 });
+    assert_eq!(events[1], empty);
+    assert_eq!((events.len(), server.counters().empty, server.counters().records), (3, 1, 2));
+    let mut client = client(10);
+    client_opens(&mut client, 7, None);
+    let error = client.send(S, std::iter::once(record(1, ""))).unwrap_err();
+    assert_eq!(error, SendError::Empty { index: 0, stream: S, id: 1 });
+}
+
+#[test]
+fn confirmed_restart_may_come_instead_of_ok() {
+    let mut client = SourceClient::new(SourceClientConfig::new(Cookie::new(COOKIE), "p", "i"), NOW).unwrap();
+    let restart = encoded(&Message::Restart { address: Some("127.0.0.1:7100".into()) });
+    let events = client_reads(&mut client, &restart);
+    assert_eq!(events, [SourceClientEvent::Restart { address: Some("127.0.0.1:7100".into()) }]);
+}
+
+#[test]
+fn confirmed_hello_stays_unanswered_above_the_parallelism() {
+    let mut config = SourceServerConfig::new(Cookie::new(COOKIE));
+    config.hold_ok = true;
+    let mut server = SourceServer::new(config, NOW);
+    let mut burst = hello("0.0.1", COOKIE);
+    burst.extend_from_slice(&notify(7, "name", None));
+    server_reads(&mut server, &burst).unwrap();
+    assert_eq!((server_says(&mut server), server.wants_input()), (String::new(), false));
+    server.accept();
+    assert_eq!(server_says(&mut server), "OK 500");
+    server.handle_input(NOW).unwrap();
+    assert!(matches!(server.poll_event(), Some(SourceServerEvent::Notify { .. })));
+
+    let mut client = SourceClient::new(SourceClientConfig::new(Cookie::new(COOKIE), "p", "i"), NOW).unwrap();
+    client.handle_timeout(NOW.after(29_999)).unwrap();
+    assert_eq!(client.handle_timeout(NOW.after(30_000)), Err(SourceClientError::HandshakeTimeout));
+}
+
+#[test]
+fn confirmed_a_body_of_16384_is_accepted_and_16385_ends_in_silence() {
+    for (length, accepted) in [(16_384, true), (16_385, false)] {
+        let mut server = server(10, 2);
+        open_stream(&mut server, S, None);
+        let result = server_reads(&mut server, &data(7, 1, &"x".repeat(length - 27)));
+        assert_eq!(result.is_ok(), accepted);
+        assert_eq!(server_says(&mut server), "");
+    }
+}
+
+#[test]
+fn confirmed_what_kills_a_worker_ends_the_session_with_its_name() {
+    let mut server = server(10, 2);
+    let error = server_reads(&mut server, &notify(7, "", None)).unwrap_err();
+    assert_eq!(error, SourceServerError::EmptyName { stream: S });
+    let mut length = support::server(10, 2);
+    let error = server_reads(&mut length, &[0xff; 4]).unwrap_err();
+    let large = FrameError::TooLarge { length: u32::MAX, limit: SOURCE_FRAME_LIMIT };
+    assert_eq!(error, SourceServerError::Frame(large));
+    // Ours sends neither.
+    let mut client = client(10);
+    assert_eq!(client.open(S, b"", None, NOW), Err(StreamError::EmptyName { stream: S }));
+}
+
+#[test]
+fn confirmed_during_a_rollback_notify_is_refused_and_records_are_discarded() {
+    let mut server = server(10, 2);
+    open_stream(&mut server, S, None);
+    server.set_rolling_back(true);
+    let mut burst = data(7, 1, "x");
+    burst.extend_from_slice(&notify(8, "other", Some(3)));
+    assert_eq!(server_reads(&mut server, &burst).unwrap(), []);
+    assert_eq!(server_says(&mut server), "NOTIFY_ACK false 8 3");
+    assert_eq!(server.counters().discarded, 1);
+    server.set_swallowing(true);
+    let credits = server.core().credits();
+    assert_eq!(server_reads(&mut server, &burst).unwrap(), []);
+    assert_eq!((server_says(&mut server), server.core().credits()), (String::new(), credits));
+    server.restart(Some("127.0.0.1:7100"));
+    assert_eq!(server_says(&mut server), "RESTART 127.0.0.1:7100");
+}
+
+#[test]
+fn confirmed_a_refused_notify_is_repeated_by_a_timer_with_growing_pauses() {
+    let mut client = client(100);
+    client.open(S, b"name", Some(4), NOW).unwrap();
+    let mut now = NOW;
+    let refused = encoded(&Message::NotifyAck { success: false, stream: S, position: Some(4) });
+    for pause in [250, 500, 1_000, 2_000, 2_000] {
+        assert_eq!(describe(&client.poll_output().unwrap()), "NOTIFY 7 name 4");
+        client.input().extend_from_slice(&refused);
+        client.handle_input(now).unwrap();
+        assert_eq!(client.poll_event(), Some(SourceClientEvent::Refused { stream: S }));
+        assert_eq!(client.poll_timeout(), Some(now.after(pause)));
+        now = now.after(pause);
+        client.handle_timeout(now).unwrap();
+    }
+    client.end(S, now).unwrap();
+    client.poll_output().unwrap();
+    client.input().extend_from_slice(&refused);
+    client.handle_input(now).unwrap();
+    assert_eq!(client.poll_event(), Some(SourceClientEvent::Ended { stream: S, position: None }));
+}
+
+#[test]
+fn confirmed_no_cookie_in_errors_or_debug() {
+    let mut client = client(10);
+    let text = format!("Bad cookie: {COOKIE}, wanted: other-secret");
+    client.input().extend_from_slice(&encoded(&Message::Error { message: text.into() }));
+    let error = client.handle_input(NOW).unwrap_err();
+    assert_eq!(error, SourceClientError::CookieRefused);
+    assert_eq!(error.reaction(), Reaction::Report);
+    let shown = format!("{error} {error:?} {client:?} {:?} {:?}", sink(), server(5, 1));
+    assert!(!shown.contains(COOKIE) && !shown.contains("other-secret"), "{shown}");
+    let mut echo = support::client(10);
+    let text = format!("something about {COOKIE}");
+    echo.input().extend_from_slice(&encoded(&Message::Error { message: text.into() }));
+    let error = echo.handle_input(NOW).unwrap_err();
+    assert_eq!(error.to_string(), "Wallaroo ended the session: something about (cookie)");
+}
+
+#[test]
+fn confirmed_an_acknowledgement_of_what_was_never_sent_permits_nothing() {
+    let mut client = client(10);
+    client_opens(&mut client, 7, Some(5));
+    client.send(S, std::iter::once(record(6, "x"))).unwrap();
+    client.input().extend_from_slice(&ack(0, &[(9, Some(1)), (7, Some(7))]));
+    let error = client.handle_input(NOW).unwrap_err();
+    let beyond = SourceClientError::AcknowledgedBeyondSent { stream: S, position: 7, sent: Some(6) };
+    assert_eq!(error, beyond);
+}
+
+#[test]
+fn confirmed_records_go_out_behind_control_frames_and_only_on_credits() {
+    let mut client = client(0);
+    client.open(S, b"name", None, NOW).unwrap();
+    assert_eq!(client.poll_output(), None);
+    client_reads(&mut client, &ack(3, &[]));
+    assert_eq!(describe(&client.poll_output().unwrap()), "NOTIFY 7 name NONE");
+    let opened = encoded(&Message::NotifyAck { success: true, stream: S, position: None });
+    client_reads(&mut client, &opened);
+    assert_eq!(client.send(S, (1..10).map(|id| record(id, "x"))), Ok(2));
+    assert_eq!(client.send(S, (3..10).map(|id| record(id, "x"))), Ok(0));
+}
+
+#[test]
+fn confirmed_the_intro_comes_in_one_burst_and_ok_is_not_awaited() {
+    let config = SinkClientConfig::new(Cookie::new(COOKIE), "app", "worker-0");
+    let mut worker = SinkClient::new(config, NOW).unwrap();
+    let intro = worker.poll_output().unwrap();
+    assert_eq!(
+        describe(&intro),
+        "HELLO v0.0.1 Dragons-Love-Tacos app worker-0 NOTIFY 1 app-w-worker-0-id-1 0 ListUncommitted { rtag: 77778 }"
+    );
+    let mut sink = SinkServer::new(SinkServerConfig::new(Cookie::new(COOKIE)), NOW);
+    sink.input().extend_from_slice(&intro);
+    sink.handle_input(NOW).unwrap();
+    assert!(!sink.wants_input());
+    sink.accept(WorkerState::default(), NOW).unwrap();
+    let answers = sink.poll_output().unwrap();
+    // Without OK a worker gets along.
+    let events = worker_reads(&mut worker, &answers[9..]).unwrap();
+    assert_eq!(events, [SinkClientEvent::Ready]);
+}
+
+#[test]
+fn confirmed_a_lost_decision_comes_on_the_next_connection() {
+    for commit in [true, false] {
+        let mut sink = sink();
+        let pending = Pending { transaction: "t".into(), vote: true, start: 10, end: 15 };
+        let state = WorkerState { committed: 10, received: 15, pending: Some(pending) };
+        assert!(sink_intro(&mut sink, state).ends_with("transactions: [b\"t\"] }"));
+        assert_eq!(sink_reads(&mut sink, &phase2("t", commit)).unwrap(), [decide("t", commit)]);
+        assert_eq!(sink_says(&mut sink), "", "a decision has no answer");
+        let next = if commit { 15 } else { 10 };
+        assert_eq!((sink.core().committed(), sink.core().received()), (next, next));
+        let events = sink_reads(&mut sink, &data(1, next, "next")).unwrap();
+        assert!(matches!(&events[..], [SinkServerEvent::Data(_)]), "{events:?}");
+    }
+}
+
+#[test]
+fn confirmed_the_point_of_reference_of_notify_is_ignored() {
+    let mut sink = sink();
+    sink.accept(WorkerState { committed: 657, received: 657, pending: None }, NOW).unwrap();
+    sink.input().extend_from_slice(&notify(1, "T", Some(1_053)));
+    sink.handle_input(NOW).unwrap();
+    assert_eq!(sink_says(&mut sink), "OK 500 NOTIFY_ACK true 1 657");
+}
+
+#[test]
+fn confirmed_replayed_output_starts_at_the_last_commit() {
+    let mut sink = sink_at(100);
+    sink_reads(&mut sink, &data(1, 100, "abc")).unwrap();
+    assert!(vote(&mut sink, &phase1("t", 100, 103)));
+    sink.voted();
+    sink_reads(&mut sink, &phase2("t", true)).unwrap();
+    // The next connection.
+    let mut sink = sink_at(103);
+    let events = sink_reads(&mut sink, &data(1, 103, "d")).unwrap();
+    assert!(matches!(&events[..], [SinkServerEvent::Data(run)] if run.first_id() == 103));
+}
+
+#[test]
+fn table_4_5_every_rule_of_the_vote() {
+    let two = |stream: u64| two_phase::Range { stream: StreamId(stream), start: 100, end: 103 };
+    let ranges = |ranges| inner(&TwoPhase::Phase1 { transaction: "t".into(), ranges });
+    let cases = [
+        (ranges(vec![two(1)]), true),
+        (ranges(vec![two(2)]), false),
+        (ranges(vec![two(1), two(1)]), false),
+        (ranges(Vec::new()), false),
+        (phase1("t", 99, 103), false),
+        (phase1("t", 101, 103), false),
+        (phase1("t", 100, 102), false),
+        (phase1("t", 100, 104), false),
+        (phase1("t", 100, 99), false),
+    ];
+    for (wire, wanted) in cases {
+        let mut sink = sink_at(100);
+        sink_reads(&mut sink, &data(1, 100, "abc")).unwrap();
+        assert_eq!(vote(&mut sink, &wire), wanted, "{}", describe(&wire));
+        sink.voted();
+        let reply = format!("Reply {{ transaction: b\"t\", commit: {wanted} }}");
+        assert_eq!(sink_says(&mut sink), reply);
+    }
+}
+
+#[test]
+fn table_4_6_gaps_and_overlaps_poison_until_the_abort() {
+    for (offset, payload) in [(101, "gap"), (98, "overlap")] {
+        let mut sink = sink_at(100);
+        let events = sink_reads(&mut sink, &data(1, offset, payload)).unwrap();
+        assert_eq!(events, [SinkServerEvent::Poisoned { expected: 100, got: offset }]);
+        // Nothing is taken any more, and it is said once.
+        assert_eq!(sink_reads(&mut sink, &data(1, 100, "abc")).unwrap(), []);
+        assert!(!vote(&mut sink, &phase1("t", 100, 100)));
+        sink.voted();
+        assert_eq!(sink_reads(&mut sink, &phase2("t", false)).unwrap(), [decide("t", false)]);
+        let events = sink_reads(&mut sink, &data(1, 100, "abc")).unwrap();
+        assert!(matches!(&events[..], [SinkServerEvent::Data(_)]), "{events:?}");
+        assert!(vote(&mut sink, &phase1("u", 100, 103)));
+    }
+}
+
+#[test]
+fn table_4_6_errors_and_unknown_transactions() {
+    let mut sink = sink_at(100);
+    let unknown = SinkServerEvent::UnknownDecision { transaction: "old".into(), commit: true };
+    assert_eq!(sink_reads(&mut sink, &phase2("old", true)).unwrap(), [unknown]);
+    vote(&mut sink, &phase1("t", 100, 100));
+    let mut early = sink.clone();
+    assert_eq!(sink_reads(&mut early, &phase2("t", true)), Err(SinkServerError::DecisionBeforeVote));
+    sink.voted();
+    let mut data_between = sink.clone();
+    let error = sink_reads(&mut data_between, &data(1, 100, "x")).unwrap_err();
+    assert_eq!(error, SinkServerError::DataWhilePending { offset: 100 });
+    let error = sink_reads(&mut sink, &phase1("u", 100, 100)).unwrap_err();
+    assert_eq!(error, SinkServerError::Phase1WhilePending);
+
+    let mut no = sink_at(100);
+    assert!(!vote(&mut no, &phase1("t", 100, 101)));
+    no.voted();
+    let error = sink_reads(&mut no, &phase2("t", true)).unwrap_err();
+    assert!(error.is_fatal(), "{error}");
+}
+
+#[test]
+fn table_4_6_list_is_answered_at_any_time_and_stream_ids_other_than_1_are_errors() {
+    let mut sink = sink_at(0);
+    let list = inner(&TwoPhase::ListUncommitted { rtag: 5 });
+    sink_reads(&mut sink, &list).unwrap();
+    assert_eq!(sink_says(&mut sink), "ReplyUncommitted { rtag: 5, transactions: [] }");
+    let mut other = sink.clone();
+    let bad = Err(SinkServerError::BadStream { stream: StreamId(2) });
+    assert_eq!(sink_reads(&mut other, &data(2, 0, "x")), bad);
+    assert_eq!(sink_reads(&mut sink, &notify(2, "x", None)), bad);
+    // A list before NOTIFY would be answered out of order.
+    let mut early = support::sink();
+    early.accept(WorkerState::default(), NOW).unwrap();
+    assert!(sink_reads(&mut early, &list).is_err());
+}
+
+#[test]
+fn table_4_9_what_a_sink_may_not_send() {
+    let ready = || {
+        let mut worker = worker();
+        worker_reads(&mut worker, &intro_answers(&[])).unwrap();
+        worker
+    };
+    let out_of_order = |frame| SinkClientError::OutOfOrder { frame };
+    let cases = [
+        (encoded(&Message::Ok { credits: 5 }), out_of_order("OK"), "ERROR Bad msg @ line 282"),
+        (
+            encoded(&Message::NotifyAck { success: true, stream: StreamId(1), position: None }),
+            out_of_order("NOTIFY_ACK"),
+            "ERROR Bad msg",
+        ),
+        (
+            encoded(&Message::NotifyAck { success: false, stream: StreamId(1), position: None }),
+            SinkClientError::NotifyRefused,
+            "ERROR Got NotifyAck success=false",
+        ),
+        (encoded(&Message::Restart { address: None }), SinkClientError::RestartFromSink, ""),
+        (
+            encoded(&Message::Error { message: "no thanks".into() }),
+            SinkClientError::Peer("no thanks".into()),
+            "ERROR Protocol error: Sink sent us ErrorMsg: %sno thanks",
+        ),
+        (notify(1, "x", None), SinkClientError::WrongDirection { frame: "NOTIFY" }, "ERROR Bad msg"),
+        (data(1, 0, "x"), SinkClientError::BadMessage { stream: StreamId(1), length: 1 }, "ERROR Bad msg"),
+        (data(0, 0, ""), SinkClientError::BadMessage { stream: StreamId(0), length: 0 }, "ERROR Bad msg"),
+    ];
+    for (wire, error, said) in cases {
+        let mut worker = ready();
+        assert_eq!(worker_reads(&mut worker, &wire).unwrap_err(), error);
+        assert_eq!(worker.poll_output().map_or(String::new(), |out| describe(&out)), said, "{error}");
+        assert!(worker.is_over());
+    }
+    let mut tolerant = ready();
+    assert_eq!(worker_reads(&mut tolerant, &eos(1)).unwrap(), []);
+    let mut poor = worker();
+    let error = worker_reads(&mut poor, &encoded(&Message::Ok { credits: 1 })).unwrap_err();
+    assert_eq!(error, SinkClientError::TooFewCredits { credits: 1 });
+}
+
+#[test]
+fn a_worker_s_session_refuses_what_a_worker_does_not_do() {
+    let mut worker = worker();
+    assert_eq!(worker.phase1(b"t", 0, 0), Err(SinkMisuse::NotReady));
+    worker_reads(&mut worker, &intro_answers(&[])).unwrap();
+    assert_eq!(worker.send(0, [b"row".as_slice(), b"", b"s"]), Ok(4));
+    worker.phase1(b"t", 0, 4).unwrap();
+    assert_eq!(worker.send(4, [b"x".as_slice()]), Err(SinkMisuse::OutputWhileVoting));
+    assert_eq!(worker.phase2(b"t", true), Err(SinkMisuse::NothingToDecide));
+    let vote = inner(&TwoPhase::Reply { transaction: "t".into(), commit: true });
+    let events = worker_reads(&mut worker, &vote).unwrap();
+    assert_eq!(events, [SinkClientEvent::Vote { transaction: "t".into(), commit: true }]);
+    worker.phase2(b"t", true).unwrap();
+    assert!(worker.is_ready());
+    let mut listed = support::worker();
+    let events = worker_reads(&mut listed, &intro_answers(&["t"])).unwrap();
+    assert_eq!(events, [SinkClientEvent::Uncommitted { transactions: vec!["t".into()] }]);
+    assert_eq!(listed.phase2(b"other", true), Err(SinkMisuse::NothingToDecide));
+    listed.phase2(b"t", false).unwrap();
+    assert!(listed.is_ready());
+}
+
+#[test]
+fn a_peer_that_connects_to_a_sink_and_stays_silent_is_dropped() {
+    let mut silent = SinkServer::new(SinkServerConfig::new(Cookie::new(COOKIE)), NOW);
+    let deadline = silent.poll_timeout().unwrap();
+    silent.handle_timeout(NOW).unwrap();
+    assert_eq!(silent.handle_timeout(deadline), Err(SinkServerError::HandshakeTimeout));
+    let mut busy = sink_at(0);
+    assert_eq!(busy.poll_timeout(), None);
+    busy.handle_timeout(deadline).unwrap();
+}
