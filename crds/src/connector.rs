@@ -4,9 +4,11 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::rules::{self, Rules};
+use crate::status::ConnectorStatus;
 use crate::{DeliverySpec, SinkSpec, SourceSpec, StorageSpec, WallarooSpec};
 
-/// A bridge between an external system and Wallaroo.
+/// One system, one Wallaroo end, and how records go from one to the other.
 #[derive(CustomResource, Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[kube(
     group = "connectors.wallaroolabs.com",
@@ -17,14 +19,48 @@ use crate::{DeliverySpec, SinkSpec, SourceSpec, StorageSpec, WallarooSpec};
     category = "wallaroo",
     namespaced,
     status = "ConnectorStatus",
-    derive = "PartialEq"
+    derive = "PartialEq",
+    doc = "A bridge between an external system and Wallaroo.",
+    validation = rules::NAME_LENGTH.rule(),
+    validation = rules::NAME_LABEL.rule(),
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    selectable = ".status.type",
+    selectable = ".spec.state",
+    printcolumn(name = "Type", type_ = "string", json_path = ".status.type"),
+    printcolumn(name = "State", type_ = "string", json_path = ".spec.state"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
+    printcolumn(name = "Pods", type_ = "integer", json_path = ".status.replicas"),
+    printcolumn(name = "Wanted", type_ = "integer", json_path = ".spec.replicas"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Guarantee", type_ = "string", json_path = ".status.delivery.guarantee", priority = 1),
+    printcolumn(name = "Listen", type_ = "string", json_path = ".status.listenAddress", priority = 1),
+    printcolumn(name = "Last-Error", type_ = "string", json_path = ".status.lastError.reason", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = Rules(&[
+    &rules::ONE_DIRECTION,
+    &rules::SAME_DIRECTION,
+    &rules::SOURCE_CONNECTS,
+    &rules::SOURCE_NO_LISTEN,
+    &rules::SINK_LISTENS,
+    &rules::SINK_NO_CONNECT,
+    &rules::FRAMING_OF_FRAMED_SOURCE,
+    &rules::FRAMED_SINK_NEEDS_FRAMING,
+    &rules::SINK_FRAMING_OF_FRAMED_SINK,
+    &rules::FIXED_FRAME_BYTES,
+    &rules::ACK_ON_RECEIPT_OF_CONNECTOR,
+    &rules::ONE_TRANSACTIONAL_SINK,
+]))]
 pub struct ConnectorSpec {
-    /// The system that records come from; exclusive with `sink`.
+    /// The system that records come from; exclusive with `sink`, and fixed with the Connector's creation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<SourceSpec>,
-    /// The system that records go to; exclusive with `source`.
+    /// The system that records go to; exclusive with `source`, and fixed with the Connector's creation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sink: Option<SinkSpec>,
     /// The Wallaroo end.
@@ -35,6 +71,10 @@ pub struct ConnectorSpec {
     /// The state volume.
     #[serde(default)]
     pub storage: StorageSpec,
+    /// Pods that share the work; a sink over `Connector` has at most one.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 0, max = 1_000))]
+    pub replicas: i32,
     /// Whether the Connector runs.
     #[serde(default)]
     pub state: State,
@@ -42,6 +82,10 @@ pub struct ConnectorSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub position_reset: Option<String>,
+}
+
+fn default_replicas() -> i32 {
+    1
 }
 
 /// Whether a Connector runs.
@@ -54,13 +98,4 @@ pub enum State {
     Paused,
     /// Drained, then no pod.
     Stopped,
-}
-
-/// What the operator observed.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct ConnectorStatus {
-    /// The generation that this status speaks of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_generation: Option<i64>,
 }

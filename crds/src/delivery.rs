@@ -3,9 +3,13 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::rules::{self, Rules};
+use crate::union::exactly_one;
+
 /// How records are handed over.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(transform = Rules(&[&rules::DEAD_LETTER_WITH_ON_ERROR]))]
 pub struct DeliverySpec {
     /// Bound on what is read but not acknowledged.
     pub in_flight: InFlight,
@@ -19,6 +23,8 @@ pub struct DeliverySpec {
     pub commit_delay_ms: i32,
     /// What happens to a voted, undecided transaction of an earlier cluster.
     pub on_in_doubt: OnInDoubt,
+    /// What counts as acknowledged over `Connector`; `OnReceipt` only for clusters that make no checkpoints.
+    pub ack_mode: AckMode,
 }
 
 impl Default for DeliverySpec {
@@ -29,6 +35,7 @@ impl Default for DeliverySpec {
             dead_letter: None,
             commit_delay_ms: 1_000,
             on_in_doubt: OnInDoubt::default(),
+            ack_mode: AckMode::default(),
         }
     }
 }
@@ -75,9 +82,20 @@ pub enum OnInDoubt {
     Discard,
 }
 
+/// What counts as acknowledged over `Connector`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum AckMode {
+    /// Wallaroo's checkpoint: sources commit at its acknowledgement, sinks deliver at its decision.
+    #[default]
+    Checkpoint,
+    /// Reception, for a cluster without resilience: sources commit like over `FramedTCP`, sinks deliver at once.
+    OnReceipt,
+}
+
 /// Where records go that can never be delivered; exactly one field is set.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = exactly_one)]
 pub enum DeadLetter {
     /// One JSON object a line, appended to a file.
     File {
@@ -88,11 +106,29 @@ pub enum DeadLetter {
 }
 
 /// The state volume: transaction log, identity.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
 pub struct StorageSpec {
     /// Bytes of decided but undelivered records at which reading stops; absent: 1 GiB.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1_048_576))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1_048_576, max = 1_125_899_906_842_624_i64))]
     pub backlog_bytes: Option<i64>,
+    /// Seconds that delivered records stay in the log, for a target that goes back; whichever of time and bytes is used up first ends it.
+    #[schemars(range(min = 0, max = 86_400))]
+    pub retain_seconds: i32,
+    /// Bytes of delivered records that stay in the log, for a target that goes back.
+    #[schemars(range(min = 0, max = 1_125_899_906_842_624_i64))]
+    pub retain_bytes: i64,
+}
+
+/// What a Redis with `appendfsync everysec` or an asynchronous replica loses at most is younger than this.
+const RETAIN_SECONDS: i32 = 30;
+
+/// Bounds what `RETAIN_SECONDS` may take of the volume.
+const RETAIN_BYTES: i64 = 64 * 1024 * 1024;
+
+impl Default for StorageSpec {
+    fn default() -> Self {
+        StorageSpec { backlog_bytes: None, retain_seconds: RETAIN_SECONDS, retain_bytes: RETAIN_BYTES }
+    }
 }

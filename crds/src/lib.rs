@@ -2,21 +2,38 @@
 //!
 //! `connectors.yaml` beside this crate is generated from these types by the `crdgen` binary; a test compares.
 
+mod condition;
 mod connector;
+mod crd;
 mod delivery;
+mod guarantee;
+mod reference;
+mod rules;
 mod runtime_config;
 mod secret;
 mod sink;
 mod source;
+mod status;
 pub mod systems;
+mod union;
+mod validate;
 mod wallaroo;
 
-pub use connector::{Connector, ConnectorSpec, ConnectorStatus, State};
-pub use delivery::{DeadLetter, DeliverySpec, InFlight, OnError, OnInDoubt, StorageSpec};
+pub use condition::{Condition, ConditionStatus};
+pub use connector::{Connector, ConnectorSpec, State};
+pub use crd::{MAX_CRD_BYTES, crd, crd_yaml};
+pub use delivery::{AckMode, DeadLetter, DeliverySpec, InFlight, OnError, OnInDoubt, StorageSpec};
+pub use guarantee::{Delivery, Guarantee, Scope, guarantee};
+pub use reference::field_reference;
 pub use runtime_config::{ConnectorIdentity, LiveConfig, Paths, RuntimeConfig};
 pub use secret::SecretKeyRef;
 pub use sink::SinkSpec;
 pub use source::SourceSpec;
+pub use status::{ConnectorStatus, LastError};
+pub use validate::{
+    FieldError, read_connector, read_runtime_config, unknown_fields, unknown_runtime_config_fields, validate,
+    validate_runtime_config, validate_update,
+};
 pub use wallaroo::{ByteOrder, FramingSpec, HeaderWidth, Protocol, SinkFraming, WallarooSpec};
 
 /// API group of the resource.

@@ -4,16 +4,19 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::SecretKeyRef;
+use crate::rules::{self, ItemRules, Rules};
+use crate::union::exactly_one;
 
 /// How Wallaroo is reached and spoken to.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = Rules(&[&rules::COOKIE_OF_CONNECTOR]))]
 pub struct WallarooSpec {
     /// Wire protocol; no default, for it cannot be detected safely.
     pub protocol: Protocol,
     /// Sources: source endpoints of the workers, `host:port` each; dialled in turn.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 1, max = 260)))]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 260)), transform = ItemRules(&[&rules::HOST_PORT]))]
     pub connect: Vec<String>,
     /// Sinks: port that Wallaroo's workers dial; 0 only under `local` and in tests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -22,20 +25,20 @@ pub struct WallarooSpec {
     /// Cookie of the `Connector` protocol; absent: Wallaroo's own default `Dragons-Love-Tacos`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cookie: Option<SecretKeyRef>,
-    /// Length header of `FramedTCP` sources.
+    /// Length header of `FramedTCP` sources; absent: 4 bytes, most significant byte first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub framing: Option<FramingSpec>,
-    /// How a `FramedTCP` sink splits Wallaroo's bytes into records.
+    /// How a `FramedTCP` sink splits Wallaroo's bytes into records; required there, and nowhere else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sink_framing: Option<SinkFraming>,
-    /// Largest frame that Wallaroo accepts, in bytes; fixed at 16384 in a `Connector` source.
+    /// Largest frame in bytes, without its length header; fixed at 16384 in a `Connector` source.
     #[serde(default = "default_max_frame_bytes")]
     #[schemars(range(min = 64, max = 16_777_216))]
     pub max_frame_bytes: i32,
 }
 
 fn default_max_frame_bytes() -> i32 {
-    16_384
+    rules::CONNECTOR_FRAME_BYTES
 }
 
 /// Wire protocol between connector and Wallaroo.
@@ -90,6 +93,7 @@ pub enum ByteOrder {
 /// How a plain sink splits Wallaroo's bytes into records.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = exactly_one)]
 pub enum SinkFraming {
     /// Records end with a line feed, which is not part of them.
     Lines {},

@@ -17,7 +17,7 @@ pub struct GeneratorSource {
     pub size: i32,
     /// Records in all; absent: without end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 9_007_199_254_740_991_i64))]
     pub count: Option<i64>,
 }
 

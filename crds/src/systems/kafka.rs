@@ -5,13 +5,15 @@ use serde::{Deserialize, Serialize};
 
 use super::tls::TlsSpec;
 use crate::SecretKeyRef;
+use crate::rules::{self, ItemRules, Rules};
 
 /// Reads topics through a consumer group.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = Rules(&[&rules::TOPICS_OR_PATTERN, &rules::PLAIN_NEEDS_TLS]))]
 pub struct KafkaSource {
     /// Brokers to start from, `host:port` each.
-    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 260)))]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 260)), transform = ItemRules(&[&rules::HOST_PORT]))]
     pub bootstrap_servers: Vec<String>,
     /// Topics to read; exclusive with `topicPattern`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -39,17 +41,18 @@ pub struct KafkaSource {
 /// Where a partition starts that neither Wallaroo nor the group knows.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = Rules(&[&rules::TIMESTAMP_WITH_AT, &rules::OFFSET_WITH_AT]))]
 pub struct StartPosition {
     /// Which record is the first.
     #[serde(default)]
     pub at: StartAt,
     /// Milliseconds since the Unix epoch; with `at: Timestamp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
     pub timestamp: Option<i64>,
     /// Offset in every partition; with `at: Offset`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
     pub offset: Option<i64>,
 }
 

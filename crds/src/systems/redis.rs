@@ -5,13 +5,15 @@ use serde::{Deserialize, Serialize};
 
 use super::tls::TlsSpec;
 use crate::SecretKeyRef;
+use crate::rules::{self, Rules};
+use crate::union::exactly_one;
 
 /// Writes each record as one field of a hash.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct RedisSink {
     /// Server, `host:port`.
-    #[schemars(length(min = 1, max = 260))]
+    #[schemars(length(min = 1, max = 260), transform = Rules(&[&rules::HOST_PORT]))]
     pub address: String,
     /// Database number.
     #[serde(default)]
@@ -46,6 +48,7 @@ pub struct RedisHash {
 /// How a record splits into key and value.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = exactly_one)]
 pub enum FieldSplit {
     /// The key ends at the first occurrence of this text; the rest is the value.
     Delimiter(#[schemars(length(min = 1, max = 16))] String),
