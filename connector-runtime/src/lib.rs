@@ -19,4 +19,6 @@ pub mod secret;
 pub mod shell;
 pub mod sink;
 pub mod source;
+pub mod state_volume;
 pub mod stream_id;
+pub mod txn_log;

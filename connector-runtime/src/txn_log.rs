@@ -1,0 +1,568 @@
+//! The transaction log: what makes a vote a promise, and a sink's target free to be slow, away, or to go back.
+//!
+//! One log for each incarnation of a worker's output: segments of checksummed records that are only appended to.
+//!
+//! | Call | On disk |
+//! |---|---|
+//! | [`TxnLog::append`] | staged output; not synced |
+//! | [`TxnLog::prepare`] | the vote; synced with all before it, so that the answer may be sent |
+//! | [`TxnLog::decide`] | the decision; synced, so that delivery may begin. An abort cuts the output off |
+//! | [`TxnLog::mark`] | how far the target holds everything durably; not synced: delivery from an older mark repeats |
+//! | [`TxnLog::hold`] | a refused record that nothing may pass over; synced |
+//! | [`TxnLog::end`] | the incarnation is over; synced |
+//! | [`TxnLog::forget`] | removes segments that are durable at the target and out of retention |
+//!
+//! A transaction never crosses segments: a new one begins only where nothing is undecided. Recovery reads everything,
+//! cuts a write that never became durable, discards output without a vote, and refuses a log that lost what was durable:
+//! it names the file and the offset and changes nothing.
+
+mod directory;
+mod error;
+mod read;
+mod record;
+mod segment;
+mod state;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use connector_env::{Env, File};
+use tokio::time::{Duration, Instant};
+
+pub use self::directory::directory;
+pub use self::error::LogError;
+pub use self::read::{Cursor, Limits};
+use self::record::{Header, Record};
+use self::segment::{Segment, Window};
+pub use self::state::LogState;
+
+/// Length at which a segment is closed: small enough to give space back soon, large enough to make few files.
+const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Output bytes of one data record, unless a single message is longer: what a reader has in memory at a time.
+const RECORD_BYTES: usize = 256 * 1024;
+
+/// How long delivered output is kept, should the target go back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retain {
+    /// Time since it was durable at the target.
+    pub time: Duration,
+    /// Bytes of delivered segments; more than that is forgotten earlier.
+    pub bytes: u64,
+}
+
+impl Default for Retain {
+    fn default() -> Retain {
+        Retain { time: Duration::from_secs(30), bytes: 64 * 1024 * 1024 }
+    }
+}
+
+/// What becomes of a voted, undecided transaction when its incarnation ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InDoubt {
+    /// It is decided to commit.
+    Commit,
+    /// It is kept as it is.
+    Keep,
+    /// It is cut off.
+    Discard,
+}
+
+/// The log of one incarnation of a worker's output.
+#[derive(Debug)]
+pub struct TxnLog<E: Env> {
+    env: E,
+    directory: PathBuf,
+    worker: Bytes,
+    incarnation: u64,
+    /// In order; the last one is written to.
+    segments: VecDeque<Segment<E::File>>,
+    state: LogState,
+    /// Where in the last segment begins what an abort cuts off.
+    open_at: Option<u64>,
+    buffer: BytesMut,
+    window: Window,
+}
+
+impl<E: Env> TxnLog<E> {
+    /// Begins a log. Durable on return; without room nothing is left behind.
+    pub fn create(env: &E, directory: &Path, worker: Bytes, incarnation: u64) -> Result<TxnLog<E>, LogError> {
+        env.create_dir_all(directory).map_err(LogError::io(directory))?;
+        if let Some(parent) = directory.parent() {
+            env.sync_dir(parent).map_err(LogError::sync(parent))?;
+        }
+        let mut log = TxnLog {
+            env: env.clone(),
+            directory: directory.to_owned(),
+            worker,
+            incarnation,
+            segments: VecDeque::new(),
+            state: LogState::default(),
+            open_at: None,
+            buffer: BytesMut::new(),
+            window: Window::default(),
+        };
+        log.add_segment(1)?;
+        Ok(log)
+    }
+
+    /// Every log of a directory by worker, the incarnations in order. A log whose very beginning never became durable is
+    /// removed: nothing was ever written to it.
+    pub fn recover_all(env: &E, directory: &Path) -> Result<BTreeMap<Bytes, Vec<TxnLog<E>>>, LogError> {
+        let mut logs: BTreeMap<Bytes, Vec<TxnLog<E>>> = BTreeMap::new();
+        for recovered in Self::read_all(env, directory)? {
+            if let Some(log) = recovered.settle(env, directory)? {
+                logs.entry(log.worker.clone()).or_default().push(log);
+            }
+        }
+        Ok(logs)
+    }
+
+    fn read_all(env: &E, directory: &Path) -> Result<Vec<Recovered<E>>, LogError> {
+        // All are judged before one is touched: a refusal changes nothing.
+        let found = directory::list(env, directory)?;
+        found
+            .into_iter()
+            .map(|((_, incarnation), segments)| Recovered::read(env, directory, incarnation, segments))
+            .collect()
+    }
+
+    /// The worker's name.
+    pub fn worker(&self) -> &Bytes {
+        &self.worker
+    }
+
+    /// The incarnation's number; later ones have greater numbers.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// What the log says.
+    pub fn state(&self) -> &LogState {
+        &self.state
+    }
+
+    /// The smallest position from which delivery can be repeated.
+    pub fn retained_from(&self) -> u64 {
+        self.segments.front().map_or(0, |segment| segment.first)
+    }
+
+    /// True if nothing was ever received, decided or voted for.
+    pub fn is_pristine(&self) -> bool {
+        self.state == LogState::default()
+    }
+
+    /// Bytes on disk.
+    pub fn disk_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.length).sum()
+    }
+
+    /// True if [`TxnLog::forget`] will free space with time.
+    pub fn has_closed_segments(&self) -> bool {
+        self.segments.len() > 1
+    }
+
+    /// Appends messages, the first at `offset`; they continue what is there, or with `decided` leave a gap at most. Not
+    /// synced. Without room nothing is changed.
+    pub fn append<'a>(
+        &mut self,
+        offset: u64,
+        payloads: impl Iterator<Item = &'a [u8]> + Clone,
+        decided: bool,
+    ) -> Result<(), LogError> {
+        self.rotate_if_due()?;
+        let settled = self.state.is_settled();
+        let synced = self.active()?.synced();
+        self.buffer.clear();
+        let mut at = offset;
+        let mut rest = payloads.peekable();
+        loop {
+            let (mut bytes, mut messages) = (0, 0);
+            let mut ahead = rest.clone();
+            while let Some(payload) = ahead.peek() {
+                if messages > 0 && bytes + payload.len() > RECORD_BYTES {
+                    break;
+                }
+                bytes += payload.len();
+                messages += 1;
+                ahead.next();
+            }
+            record::put_data(at, decided, rest.clone().take(messages), synced, &mut self.buffer);
+            at += bytes as u64;
+            rest = ahead;
+            if rest.peek().is_none() {
+                break;
+            }
+        }
+        let begins = self.active()?.length;
+        // Judged before it is written: a log that cannot be read again is worse than an error.
+        let mut state = self.state.clone();
+        let path = self.active()?.path.clone();
+        let mut written = &self.buffer[..];
+        while let record::Parsed::Record { record, length, .. } = record::parse(written) {
+            state.apply(&record).map_err(|what| LogError::Misuse { path: path.clone(), what })?;
+            written = &written[length..];
+        }
+        Self::append_to(&mut self.segments, &self.buffer)?;
+        if settled && !decided && !state.is_settled() {
+            self.open_at = Some(begins);
+        }
+        self.state = state;
+        Ok(())
+    }
+
+    /// Records a vote; durable on return, together with everything before it.
+    pub fn prepare(&mut self, transaction: &[u8], vote: bool, start: u64, end: u64) -> Result<(), LogError> {
+        let begins = self.active()?.length;
+        self.write(&Record::Prepare { transaction, vote, start, end })?;
+        self.open_at.get_or_insert(begins);
+        self.sync()
+    }
+
+    /// Records the decision on the pending transaction; durable on return. A commit of nothing is not synced: if it is lost, the
+    /// worker decides again.
+    pub fn decide(&mut self, commit: bool) -> Result<(), LogError> {
+        let path = self.active()?.path.clone();
+        let Some(pending) = self.state.pending.clone() else {
+            return Err(LogError::Misuse { path, what: "a decision without a vote" });
+        };
+        if commit {
+            self.write(&Record::Commit { transaction: &pending.transaction })?;
+            self.open_at = None;
+            return if pending.end > pending.start { self.sync() } else { Ok(()) };
+        }
+        self.cut_open()?;
+        let start = self.state.committed;
+        self.write_if_room(&Record::RolledBack { transaction: &pending.transaction, start })?;
+        self.sync()
+    }
+
+    /// Cuts off output that has no vote: the connection that brought it is gone, and it will come again.
+    pub fn discard_staged(&mut self) -> Result<(), LogError> {
+        if self.state.pending.is_some() || self.state.is_settled() {
+            return Ok(());
+        }
+        self.cut_open()?;
+        self.sync()
+    }
+
+    /// Everything up to `position`, in number `records`, is durable at the target. Not synced. Without room the mark on disk stays
+    /// older, so that more is repeated after a crash.
+    pub fn mark(&mut self, position: u64, records: u64) -> Result<(), LogError> {
+        let mark = Record::Delivered { position, records };
+        if !self.write_if_room(&mark)? {
+            let path = self.active()?.path.clone();
+            self.state.apply(&mark).map_err(|what| LogError::Misuse { path, what })?;
+        }
+        self.note_durable(Instant::now());
+        Ok(())
+    }
+
+    /// The target refuses the record at `position`: durable on return.
+    pub fn hold(&mut self, position: u64) -> Result<(), LogError> {
+        self.write(&Record::Held { position })?;
+        self.sync()
+    }
+
+    /// Ends the incarnation; durable on return. Returns the transaction that was in doubt.
+    pub fn end(&mut self, in_doubt: InDoubt) -> Result<Option<Bytes>, LogError> {
+        let pending = self.state.pending.clone();
+        let doubtful = pending.as_ref().is_some_and(|pending| pending.vote);
+        match (doubtful, in_doubt) {
+            (true, InDoubt::Commit) => self.decide(true)?,
+            (true, InDoubt::Discard) => self.decide(false)?,
+            (true, InDoubt::Keep) => {}
+            (false, _) if pending.is_some() => self.decide(false)?,
+            (false, _) => self.discard_staged()?,
+        }
+        self.write(&Record::Ended { in_doubt: doubtful && in_doubt == InDoubt::Keep })?;
+        self.sync()?;
+        Ok(pending.filter(|pending| pending.vote).map(|pending| pending.transaction))
+    }
+
+    /// Makes everything durable.
+    pub fn sync(&mut self) -> Result<(), LogError> {
+        self.active()?.sync()
+    }
+
+    /// Removes segments whose output is durable at the target and out of retention. Returns the bytes freed.
+    pub fn forget(&mut self, now: Instant, retain: Retain) -> Result<u64, LogError> {
+        self.note_durable(now);
+        let closed = self.segments.len().saturating_sub(1);
+        let mut retained: u64 = self
+            .segments
+            .iter()
+            .take(closed)
+            .filter(|segment| segment.durable_since.is_some())
+            .map(|segment| segment.length)
+            .sum();
+        let mut freed = 0;
+        while self.segments.len() > 1 {
+            let Some(front) = self.segments.front() else { break };
+            let Some(since) = front.durable_since else { break };
+            if now.saturating_duration_since(since) < retain.time && retained <= retain.bytes {
+                break;
+            }
+            let length = front.length;
+            self.remove_front()?;
+            retained = retained.saturating_sub(length);
+            freed += length;
+        }
+        Ok(freed)
+    }
+
+    /// Removes the log. Interrupted, what is left is still a log with the same end.
+    pub fn remove(mut self) -> Result<(), LogError> {
+        while !self.segments.is_empty() {
+            self.remove_front()?;
+        }
+        Ok(())
+    }
+
+    fn remove_front(&mut self) -> Result<(), LogError> {
+        if let Some(front) = self.segments.pop_front() {
+            self.env.remove(&front.path).map_err(LogError::io(&front.path))?;
+            // One at a time, so that after a power loss no segment is missing between others.
+            self.env.sync_dir(&self.directory).map_err(LogError::sync(&self.directory))?;
+        }
+        Ok(())
+    }
+
+    fn note_durable(&mut self, now: Instant) {
+        let closed = self.segments.len().saturating_sub(1);
+        let delivered = self.state.delivered;
+        for segment in self.segments.iter_mut().take(closed) {
+            if segment.last <= delivered {
+                segment.durable_since.get_or_insert(now);
+            } else {
+                segment.durable_since = None;
+            }
+        }
+    }
+
+    fn active(&mut self) -> Result<&mut Segment<E::File>, LogError> {
+        Self::last(&mut self.segments)
+    }
+
+    fn last(segments: &mut VecDeque<Segment<E::File>>) -> Result<&mut Segment<E::File>, LogError> {
+        segments.back_mut().ok_or(LogError::Misuse { path: PathBuf::new(), what: "a removed log is used" })
+    }
+
+    fn append_to(segments: &mut VecDeque<Segment<E::File>>, bytes: &[u8]) -> Result<(), LogError> {
+        Self::last(segments)?.append(bytes)
+    }
+
+    /// Appends one record and applies it.
+    fn write(&mut self, record: &Record<'_>) -> Result<(), LogError> {
+        let segment = Self::last(&mut self.segments)?;
+        let mut state = self.state.clone();
+        state.apply(record).map_err(|what| LogError::Misuse { path: segment.path.clone(), what })?;
+        self.buffer.clear();
+        record::put(record, segment.synced(), &mut self.buffer);
+        segment.append(&self.buffer)?;
+        self.state = state;
+        Ok(())
+    }
+
+    /// As [`TxnLog::write`]; false without room.
+    fn write_if_room(&mut self, record: &Record<'_>) -> Result<bool, LogError> {
+        match self.write(record) {
+            Ok(()) => Ok(true),
+            Err(LogError::NoSpace { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Cuts the undecided end off the last segment, and writes again what was written among it.
+    fn cut_open(&mut self) -> Result<(), LogError> {
+        if let Some(open_at) = self.open_at.take() {
+            self.active()?.cut(open_at)?;
+            self.window.clear();
+        }
+        self.state.discard();
+        let (position, records) = (self.state.delivered, self.state.delivered_records);
+        let held = self.state.held;
+        if position > 0 {
+            self.write_if_room(&Record::Delivered { position, records })?;
+        }
+        if let Some(position) = held {
+            self.write_if_room(&Record::Held { position })?;
+        }
+        Ok(())
+    }
+
+    fn rotate_if_due(&mut self) -> Result<(), LogError> {
+        let active = self.active()?;
+        if active.length < SEGMENT_BYTES {
+            return Ok(());
+        }
+        let next = active.number + 1;
+        if !self.state.is_settled() {
+            return Ok(());
+        }
+        // Only the last segment may end in a write that was lost.
+        self.active()?.sync()?;
+        self.add_segment(next)
+    }
+
+    fn add_segment(&mut self, number: u64) -> Result<(), LogError> {
+        let path = directory::segment_path(&self.directory, &self.worker, self.incarnation, number);
+        let state = &self.state;
+        let header = Header {
+            incarnation: self.incarnation,
+            segment: number,
+            committed: state.committed,
+            delivered: state.delivered,
+            records: state.committed_records,
+            delivered_records: state.delivered_records,
+            held: state.held.unwrap_or(0),
+            worker: &self.worker,
+        };
+        self.buffer.clear();
+        record::put(&Record::Header(header), 0, &mut self.buffer);
+        let mut segment = segment::create(&self.env, &self.directory, path, number, &self.buffer)?;
+        segment.first = state.committed;
+        segment.first_records = state.committed_records;
+        if let Some(closed) = self.segments.back_mut() {
+            closed.last = state.committed;
+        }
+        self.segments.push_back(segment);
+        self.open_at = None;
+        self.note_durable(Instant::now());
+        Ok(())
+    }
+}
+
+/// Bytes in the logs of a directory that were decided or voted for, and are not durable at the target. Changes nothing.
+pub fn undelivered<E: Env>(env: &E, directory: &Path) -> Result<u64, LogError> {
+    let logs = TxnLog::read_all(env, directory)?;
+    Ok(logs.iter().filter_map(|recovered| recovered.log.as_ref()).map(|log| waiting(log.state())).sum())
+}
+
+fn waiting(state: &LogState) -> u64 {
+    let voted = state.pending.as_ref().filter(|pending| pending.vote);
+    state.undelivered() + voted.map_or(0, |pending| pending.end - pending.start)
+}
+
+/// A log as it was found on disk, not yet changed.
+struct Recovered<E: Env> {
+    log: Option<TxnLog<E>>,
+    /// How much of the last segment is sound.
+    sound: u64,
+    /// A segment whose creation never became durable.
+    leftover: Option<PathBuf>,
+}
+
+impl<E: Env> Recovered<E> {
+    fn read(
+        env: &E,
+        directory: &Path,
+        incarnation: u64,
+        files: Vec<(u64, PathBuf)>,
+    ) -> Result<Recovered<E>, LogError> {
+        let count = files.len();
+        let mut log = TxnLog {
+            env: env.clone(),
+            directory: directory.to_owned(),
+            worker: Bytes::new(),
+            incarnation,
+            segments: VecDeque::new(),
+            state: LogState::default(),
+            open_at: None,
+            buffer: BytesMut::new(),
+            window: Window::default(),
+        };
+        let mut sound = 0;
+        for (index, (number, path)) in files.into_iter().enumerate() {
+            let last = index + 1 == count;
+            let file = env.open(&path).map_err(LogError::io(&path))?;
+            let length = file.len().map_err(LogError::io(&path))?;
+            let mut segment = Segment::new(path, number, file, length);
+            if let Some(before) = log.segments.back()
+                && number != before.number + 1
+            {
+                let what = format!("segment {} is missing before this one", before.number + 1);
+                return Err(segment.corrupt(0, what));
+            }
+            let mut first = None;
+            let TxnLog { state, open_at, worker, segments, .. } = &mut log;
+            let end = segment.scan(last, |at, record, _| {
+                if at > 0 {
+                    let settled = state.is_settled();
+                    state.apply(record)?;
+                    if state.is_settled() {
+                        *open_at = None;
+                    } else if settled {
+                        *open_at = Some(at);
+                    }
+                    return Ok(());
+                }
+                let Record::Header(header) = record else { return Err("not a transaction log".to_owned()) };
+                if header.segment != number || header.incarnation != incarnation {
+                    let Header { segment, incarnation, .. } = header;
+                    return Err(format!(
+                        "it is segment {segment} of incarnation {incarnation} under another name"
+                    ));
+                }
+                if segments.is_empty() {
+                    *worker = Bytes::copy_from_slice(header.worker);
+                } else if !state.follows(header) || worker != header.worker {
+                    return Err("it does not continue the segment before it".to_owned());
+                }
+                *state = LogState::at(header);
+                *open_at = None;
+                first = Some((header.committed, header.records));
+                Ok(())
+            })?;
+            let Some((committed, records)) = first else {
+                // The creation of the last segment never became durable; the one before it was complete by then.
+                if !last {
+                    return Err(segment.corrupt(0, "the header is missing"));
+                }
+                let sound = log.segments.back().map_or(0, |segment| segment.length);
+                let log = (!log.segments.is_empty()).then_some(log);
+                return Ok(Recovered { log, sound, leftover: Some(segment.path) });
+            };
+            segment.first = committed;
+            segment.first_records = records;
+            if let Some(before) = log.segments.back_mut() {
+                before.last = committed;
+            }
+            log.segments.push_back(segment);
+            sound = end;
+        }
+        // What was removed was durable at the target, also when the mark that said so was lost.
+        if let Some(front) = log.segments.front()
+            && log.state.delivered < front.first
+        {
+            log.state.delivered = front.first;
+            log.state.delivered_records = front.first_records;
+        }
+        Ok(Recovered { log: (!log.segments.is_empty()).then_some(log), sound, leftover: None })
+    }
+
+    /// Brings the disk to what was recovered: cuts a write that never became durable, and output without a vote.
+    fn settle(self, env: &E, directory: &Path) -> Result<Option<TxnLog<E>>, LogError> {
+        if let Some(leftover) = self.leftover {
+            env.remove(&leftover).map_err(LogError::io(&leftover))?;
+            env.sync_dir(directory).map_err(LogError::sync(directory))?;
+        }
+        let Some(mut log) = self.log else { return Ok(None) };
+        let active = log.active()?;
+        if self.sound < active.length {
+            tracing::warn!(
+                file = %active.path.display(),
+                from = self.sound,
+                bytes = active.length - self.sound,
+                "a write that never became durable is cut off"
+            );
+            active.cut(self.sound)?;
+        }
+        // What an earlier process wrote without a sync may be in memory only.
+        active.sync()?;
+        log.discard_staged()?;
+        log.note_durable(Instant::now());
+        Ok(Some(log))
+    }
+}
