@@ -206,7 +206,7 @@ impl Source {
     }
 
     /// Reads to the end of the connection; true if the last frame was RESTART.
-    pub(crate) async fn to_end(&mut self) -> Option<String> {
+    pub(crate) async fn read_to_end(&mut self) -> Option<String> {
         let mut last = None;
         while let Some(message) = self.peer.next().await {
             last = match message {

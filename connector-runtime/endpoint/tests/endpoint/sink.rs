@@ -123,7 +123,7 @@ async fn a_no_closes_the_connection_and_the_abort_comes_on_the_next_one() {
     let (_endpoint, control, socket, mut sink, mut source, address, transaction) = in_doubt().await;
     sink.vote(&transaction, false).await;
     sink.peer.closed().await;
-    assert_eq!(source.to_end().await, None, "the source gets a bare FIN");
+    assert_eq!(source.read_to_end().await, None, "the source gets a bare FIN");
     let mut sink = socket.accept(&[&transaction]).await;
     assert_eq!(sink.rtag, 77_779);
     assert_eq!(sink.phase2().await, (transaction.clone(), false));
@@ -157,7 +157,7 @@ async fn a_sink_that_dies_after_its_yes_gets_the_commit_when_it_is_back() {
     // The first connection after a loss begins the rollback: it is closed after its intro.
     let mut probe = socket.accept(&[&transaction]).await;
     assert_eq!(probe.peer.next().await, None);
-    assert_eq!(source.to_end().await, None);
+    assert_eq!(source.read_to_end().await, None);
     let mut sink = socket.accept(&[&transaction]).await;
     assert_eq!(sink.phase2().await, (transaction, true));
     let (_, _, _, range) = sink.until_phase1().await;
@@ -186,7 +186,7 @@ async fn a_connection_lost_before_the_vote_aborts_the_transaction() {
     drop(socket.accept(&[&transaction]).await);
     let mut sink = socket.accept(&[&transaction]).await;
     assert_eq!(sink.phase2().await, (transaction, false));
-    assert_eq!(source.to_end().await, None);
+    assert_eq!(source.read_to_end().await, None);
     assert_eq!(control.status().checkpoints_aborted, 1);
 }
 

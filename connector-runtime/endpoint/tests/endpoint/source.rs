@@ -200,7 +200,7 @@ async fn broken_rules_are_named_and_some_would_kill_a_real_worker() {
     let open = || Source::open(&address);
     let mut second_hello = open().await;
     second_hello.peer.send(&[hello(SOURCE_VERSION, COOKIE)]).await;
-    second_hello.to_end().await;
+    second_hello.read_to_end().await;
     let mut unregistered = open().await;
     unregistered.peer.send(&[record(4242, 1, b"x")]).await;
     assert_eq!(unregistered.peer.error().await, "Bad/unregistered stream_id 4242 with message_id 1");
@@ -215,7 +215,7 @@ async fn broken_rules_are_named_and_some_would_kill_a_real_worker() {
     assert_eq!(nonsense.peer.error().await, "Unable to decode message");
     let mut empty_frame = open().await;
     empty_frame.peer.raw(&[0, 0, 0, 0]).await;
-    empty_frame.to_end().await;
+    empty_frame.read_to_end().await;
     let mut greedy = open().await;
     greedy.notify(1, None).await;
     greedy.send(1, 1..=1_000, "r").await;
