@@ -1,1 +1,10 @@
 //! Reconciles Connector resources into pods, and runs the same manifests on one machine.
+//!
+//! The way of a Connector: [`manifests`] (or the API server) → [`validate`] (pure) → [`build`] (pure) → what carries it
+//! out: [`local`] on one machine.
+
+pub mod build;
+pub mod local;
+pub mod manifests;
+pub mod secret_references;
+pub mod validate;

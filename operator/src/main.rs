@@ -1,0 +1,136 @@
+//! `connector-operator`: the command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use connector_operator::local::{self, Options, Outcome, Wallaroo};
+use connector_operator::manifests;
+use tracing_subscriber::EnvFilter;
+use wallaroo_endpoint::config::Application;
+
+/// Runs Connectors: bridges between external systems and Wallaroo.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs manifests on this machine, one supervised process a Connector
+    Local(LocalArguments),
+    /// Reads and validates manifests, and starts nothing
+    Check(CheckArguments),
+}
+
+#[derive(Debug, Args)]
+struct LocalArguments {
+    /// Manifests: a file, or a directory of .yaml, .yml and .json files
+    #[arg(short = 'f', long = "file", value_name = "FILE-OR-DIR", required = true, num_args = 1..)]
+    files: Vec<PathBuf>,
+    /// `embedded` starts a stand-in Wallaroo from the manifests, `embedded=FILE` from its own configuration; absent: the
+    /// Wallaroo that the manifests name
+    #[arg(long, value_name = "embedded[=FILE]", value_parser = parse_wallaroo)]
+    wallaroo: Option<WallarooArgument>,
+    /// What the embedded Wallaroo does with records: identity, celsius or word-count
+    #[arg(long, value_name = "NAME", default_value = "identity", value_parser = parse_application)]
+    app: Application,
+    /// Directory that keeps positions, transaction logs and the embedded Wallaroo's checkpoints between runs
+    #[arg(long, value_name = "DIR", default_value = ".wallaroo-connectors")]
+    state: PathBuf,
+    /// Forget the state of earlier runs
+    #[arg(long)]
+    fresh: bool,
+    /// Log level of the Connectors: error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "warn", value_parser = ["error", "warn", "info", "debug", "trace"])]
+    log_level: String,
+}
+
+#[derive(Debug, Args)]
+struct CheckArguments {
+    /// Manifests: a file, or a directory of .yaml, .yml and .json files
+    #[arg(short = 'f', long = "file", value_name = "FILE-OR-DIR", required = true, num_args = 1..)]
+    files: Vec<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct WallarooArgument {
+    file: Option<PathBuf>,
+}
+
+fn parse_wallaroo(text: &str) -> Result<WallarooArgument, String> {
+    match text.split_once('=') {
+        None if text == "embedded" => Ok(WallarooArgument { file: None }),
+        Some(("embedded", file)) if !file.is_empty() => Ok(WallarooArgument { file: Some(file.into()) }),
+        None | Some(_) => Err("expected `embedded` or `embedded=FILE`".into()),
+    }
+}
+
+fn parse_application(text: &str) -> Result<Application, String> {
+    serde_json::from_value(text.into()).map_err(|_| "expected identity, celsius or word-count".into())
+}
+
+fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match Arguments::parse().command {
+        Command::Local(arguments) => run_local(arguments),
+        Command::Check(arguments) => check(&arguments),
+    }
+}
+
+fn check(arguments: &CheckArguments) -> ExitCode {
+    match manifests::read(&arguments.files) {
+        Ok(manifests) => {
+            for loaded in &manifests.connectors {
+                let identity = &loaded.connector.identity;
+                let type_name = loaded.connector.system.type_name();
+                println!("Connector {}/{} ({type_name}): valid", identity.namespace, identity.name);
+            }
+            ExitCode::SUCCESS
+        }
+        Err(errors) => {
+            for error in errors {
+                eprintln!("error: {error}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_local(arguments: LocalArguments) -> ExitCode {
+    let options = Options {
+        files: arguments.files,
+        wallaroo: arguments.wallaroo.map_or(Wallaroo::External, |wallaroo| Wallaroo::Embedded {
+            application: arguments.app,
+            file: wallaroo.file,
+        }),
+        state: arguments.state,
+        fresh: arguments.fresh,
+        log_level: arguments.log_level,
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: starting: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(local::run(&options)) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed(failures)) => {
+            for failure in failures {
+                eprintln!("error: {failure}");
+            }
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            for line in error.to_string().lines() {
+                eprintln!("error: {line}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

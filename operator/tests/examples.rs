@@ -1,0 +1,79 @@
+//! Every manifest that people are shown is valid: the examples, and the YAML blocks of README and docs.
+
+#![allow(clippy::unwrap_used)] // the whole file is test code, also outside `#[test]` functions
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use connector_operator::manifests;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn files(directory: &Path, extension: &str, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display())) {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, extension, found);
+        } else if path.extension().is_some_and(|found| found == extension) {
+            found.push(path);
+        }
+    }
+}
+
+/// The fenced `yaml` blocks of a page, with their first line's number.
+fn blocks(page: &str) -> Vec<(usize, String)> {
+    let mut blocks = Vec::new();
+    let mut open: Option<(usize, String)> = None;
+    for (index, line) in page.lines().enumerate() {
+        match &mut open {
+            None if line == "```yaml" => open = Some((index + 2, String::new())),
+            Some(_) if line == "```" => blocks.extend(open.take()),
+            Some((_, text)) => {
+                text.push_str(line);
+                text.push('\n');
+            }
+            None => {}
+        }
+    }
+    assert!(open.is_none(), "a block has no end");
+    blocks
+}
+
+#[test]
+fn examples_are_valid_with_their_secrets() {
+    let mut manifest_files = Vec::new();
+    files(&root().join("examples"), "yaml", &mut manifest_files);
+    assert!(!manifest_files.is_empty());
+    let mut directories: Vec<_> =
+        manifest_files.iter().map(|file| file.parent().unwrap().to_owned()).collect();
+    directories.sort();
+    directories.dedup();
+    for directory in directories {
+        let manifests = manifests::read(std::slice::from_ref(&directory))
+            .unwrap_or_else(|errors| panic!("{}: {errors:#?}", directory.display()));
+        let missing = manifests::missing_secrets(&manifests);
+        assert!(missing.is_empty(), "{}: {missing:#?}", directory.display());
+    }
+}
+
+#[test]
+fn manifests_in_pages_are_valid() {
+    let mut pages = vec![root().join("README.md")];
+    files(&root().join("docs"), "md", &mut pages);
+    let mut seen = 0;
+    for page in pages {
+        for (line, text) in blocks(&fs::read_to_string(&page).unwrap()) {
+            let errors = manifests::parse(Path::new("block.yaml"), &text).err().unwrap_or_default();
+            assert!(errors.is_empty(), "{}:{line}: {errors:#?}", page.display());
+            seen += 1;
+        }
+    }
+    assert!(seen >= 10, "only {seen} blocks: is the fence of the pages still ```yaml?");
+}
+
+#[test]
+fn blocks_are_found() {
+    assert_eq!(blocks("a\n```yaml\nb: 1\n```\n```sh\nc\n```\n"), [(3, "b: 1\n".to_owned())]);
+}
