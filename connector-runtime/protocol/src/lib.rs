@@ -32,6 +32,15 @@ mod source_server;
 pub mod two_phase;
 mod wire;
 
+/// The decisions of each session without time and bytes, for models that explore every state: small values that are
+/// `Clone`, `Eq` and `Hash`. The sessions are these plus buffers and timers.
+pub mod decisions {
+    pub use crate::sink_client::core as sink_client;
+    pub use crate::sink_server::core as sink_server;
+    pub use crate::source_client::core as source_client;
+    pub use crate::source_server::core as source_server;
+}
+
 pub use address::{AddressError, restart_target};
 pub use cookie::Cookie;
 pub use frame::{DEFAULT_FRAME_LIMIT, FrameError, SOURCE_FRAME_LIMIT};

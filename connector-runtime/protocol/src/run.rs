@@ -54,7 +54,7 @@ impl Run {
         self.payload_bytes
     }
 
-    /// Bytes of the frames on the wire, which are the memory that this run holds on to.
+    /// Bytes of the frames on the wire. A run that is kept keeps the whole buffer of its read alive, about 64 KiB.
     pub fn wire_bytes(&self) -> usize {
         self.frames.len()
     }

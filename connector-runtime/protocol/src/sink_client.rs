@@ -1,6 +1,6 @@
 //! The session of a worker's sink endpoint, which dials an external sink (§4.2, §4.7): one connection.
 
-mod core;
+pub mod core;
 mod error;
 
 use std::collections::VecDeque;
@@ -190,7 +190,7 @@ impl SinkClient {
     }
 
     fn on_vote(&mut self, transaction: Bytes, commit: bool) -> Result<(), SinkClientError> {
-        match self.core.vote(&transaction, commit) {
+        match self.core.vote(&transaction) {
             Ok(()) => {
                 self.events.push_back(SinkClientEvent::Vote { transaction, commit });
                 Ok(())

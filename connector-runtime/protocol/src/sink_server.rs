@@ -1,6 +1,6 @@
 //! The session of a sink connector, which workers dial (§4): one accepted connection.
 
-mod core;
+pub mod core;
 mod error;
 
 use std::collections::VecDeque;

@@ -1,6 +1,6 @@
 //! The session of a source connector, which dials a worker (§3.2).
 
-mod core;
+pub mod core;
 mod error;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -1,6 +1,6 @@
 //! The session of a worker's source endpoint, which connectors dial (§3.2, §3.11).
 
-mod core;
+pub mod core;
 mod error;
 
 use std::collections::VecDeque;

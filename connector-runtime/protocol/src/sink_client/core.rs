@@ -22,8 +22,11 @@ pub enum Phase {
     Over,
 }
 
-pub(super) enum VoteError {
+/// Why a vote is wrong.
+pub enum VoteError {
+    /// The intro is not complete.
     NotReady,
+    /// Nobody asked for it: a worker would abort.
     Unasked,
 }
 
@@ -47,42 +50,48 @@ impl SinkClientCore {
         self.transaction.as_ref()
     }
 
-    pub(super) fn is_ready(&self) -> bool {
+    /// True if nothing is outstanding.
+    pub fn is_ready(&self) -> bool {
         self.phase == Phase::Ready
     }
 
-    pub(super) fn notify_acked(&self) -> bool {
+    /// True once `NOTIFY_ACK` came.
+    pub fn notify_acked(&self) -> bool {
         self.notify_acked
     }
 
-    pub(super) fn close(&mut self) {
+    /// Ends the session.
+    pub fn close(&mut self) {
         self.phase = Phase::Over;
     }
 
     /// False if OK has no place here. It may be missing altogether (§8).
-    pub(super) fn ok(&mut self) -> bool {
+    pub fn ok(&mut self) -> bool {
         let legal = self.phase == Phase::Intro && !self.ok && !self.notify_acked;
         self.ok = true;
         legal
     }
 
-    pub(super) fn notify_ack(&mut self) -> bool {
+    /// `NOTIFY_ACK` came; false if it has no place here.
+    pub fn notify_ack(&mut self) -> bool {
         let legal = self.phase == Phase::Intro && !self.notify_acked;
         self.notify_acked = true;
         legal
     }
 
-    pub(super) fn listed(&mut self, transaction: Option<Bytes>) {
+    /// `REPLY_UNCOMMITTED` came, with at most one transaction.
+    pub fn listed(&mut self, transaction: Option<Bytes>) {
         self.phase = if transaction.is_some() { Phase::WaitingForRollback } else { Phase::Ready };
         self.transaction = transaction;
     }
 
-    pub(super) fn may_talk(&self) -> Result<(), SinkMisuse> {
+    /// Fails once the session is over.
+    pub fn may_talk(&self) -> Result<(), SinkMisuse> {
         if self.phase == Phase::Over { Err(SinkMisuse::Over) } else { Ok(()) }
     }
 
     /// Output flows also without `REPLY_UNCOMMITTED`, and beside a listed transaction that the worker does not know (§8).
-    pub(super) fn may_send(&self) -> Result<(), SinkMisuse> {
+    pub fn may_send(&self) -> Result<(), SinkMisuse> {
         match self.phase {
             Phase::Intro | Phase::WaitingForRollback | Phase::Ready => Ok(()),
             Phase::Voting | Phase::Voted => Err(SinkMisuse::OutputWhileVoting),
@@ -90,7 +99,8 @@ impl SinkClientCore {
         }
     }
 
-    pub(super) fn phase1(&mut self, transaction: Bytes) -> Result<(), SinkMisuse> {
+    /// PHASE1 is sent for `transaction`.
+    pub fn phase1(&mut self, transaction: Bytes) -> Result<(), SinkMisuse> {
         match self.phase {
             Phase::Ready => {
                 self.phase = Phase::Voting;
@@ -104,7 +114,8 @@ impl SinkClientCore {
         }
     }
 
-    pub(super) fn vote(&mut self, transaction: &Bytes, _commit: bool) -> Result<(), VoteError> {
+    /// A vote came.
+    pub fn vote(&mut self, transaction: &Bytes) -> Result<(), VoteError> {
         match self.phase {
             Phase::Intro | Phase::WaitingForRollback => Err(VoteError::NotReady),
             Phase::Voting if self.transaction.as_ref() == Some(transaction) => {
@@ -115,7 +126,8 @@ impl SinkClientCore {
         }
     }
 
-    pub(super) fn phase2(&mut self, transaction: &[u8], commit: bool) -> Result<(), SinkMisuse> {
+    /// PHASE2 is sent for `transaction`.
+    pub fn phase2(&mut self, transaction: &[u8], commit: bool) -> Result<(), SinkMisuse> {
         let named = self.transaction.as_ref().is_some_and(|own| own == transaction);
         match self.phase {
             Phase::Voted | Phase::WaitingForRollback if named => {}

@@ -22,7 +22,8 @@ pub enum Phase {
 }
 
 impl Phase {
-    pub(super) fn name(self) -> &'static str {
+    /// When that is, for people.
+    pub fn name(self) -> &'static str {
         match self {
             Phase::AwaitHello => "before HELLO",
             Phase::AwaitAccept | Phase::Intro => "before NOTIFY",
@@ -79,25 +80,63 @@ enum Stage {
     Listed,
 }
 
-pub(super) enum DataStep {
+/// What becomes of a message of output.
+pub enum DataStep {
+    /// Take it.
     Take,
+    /// It has no bytes: no effect.
     Empty,
+    /// Its bytes are published: drop it.
     Repeat,
-    Poison { expected: u64, news: bool },
-    Fresh { close_first: bool, in_doubt: Option<Bytes> },
+    /// It leaves a gap or overlaps: drop it and vote *no*.
+    Poison {
+        /// The offset that should have come.
+        expected: u64,
+        /// True for the first one.
+        news: bool,
+    },
+    /// It comes from a fresh cluster.
+    Fresh {
+        /// The connection has to be closed.
+        close_first: bool,
+        /// A transaction that nobody will decide.
+        in_doubt: Option<Bytes>,
+    },
+    /// A transaction is undecided: an error.
     WhilePending,
 }
 
-pub(super) enum PrepareStep {
-    Vote { start: u64, end: u64, vote: bool },
-    Fresh { close_first: bool, in_doubt: Option<Bytes> },
+/// What becomes of a PHASE1.
+pub enum PrepareStep {
+    /// Make it durable and vote.
+    Vote {
+        /// Offset of its first byte.
+        start: u64,
+        /// Offset behind its last byte.
+        end: u64,
+        /// The vote.
+        vote: bool,
+    },
+    /// It comes from a fresh cluster.
+    Fresh {
+        /// The connection has to be closed.
+        close_first: bool,
+        /// A transaction that nobody will decide.
+        in_doubt: Option<Bytes>,
+    },
+    /// A transaction is undecided: an error.
     WhilePending,
 }
 
-pub(super) enum DecideStep {
+/// What becomes of a PHASE2.
+pub enum DecideStep {
+    /// Publish or discard.
     Decided,
+    /// Decided earlier: ignore it.
     Unknown,
+    /// A commit of what was voted down: fatal.
     Inconsistent,
+    /// The vote was not sent yet: an error.
     BeforeVote,
 }
 
@@ -117,7 +156,8 @@ pub struct SinkServerCore {
 }
 
 impl SinkServerCore {
-    pub(super) fn new(mode: SinkMode) -> SinkServerCore {
+    /// The state before HELLO.
+    pub fn new(mode: SinkMode) -> SinkServerCore {
         SinkServerCore {
             phase: Phase::AwaitHello,
             mode,
@@ -155,16 +195,18 @@ impl SinkServerCore {
         self.poisoned
     }
 
-    pub(super) fn close(&mut self) {
+    /// Ends the session.
+    pub fn close(&mut self) {
         self.phase = Phase::Over;
     }
 
-    pub(super) fn hello(&mut self) {
+    /// A valid HELLO came.
+    pub fn hello(&mut self) {
         self.phase = Phase::AwaitAccept;
     }
 
     /// True if OK is due.
-    pub(super) fn accept(&mut self, state: WorkerState) -> bool {
+    pub fn accept(&mut self, state: WorkerState) -> bool {
         let first = match self.phase {
             Phase::AwaitAccept => true,
             Phase::AwaitRestart => false,
@@ -179,13 +221,14 @@ impl SinkServerCore {
         first
     }
 
-    pub(super) fn notify(&mut self) -> u64 {
+    /// NOTIFY came; returns the offset to answer.
+    pub fn notify(&mut self) -> u64 {
         self.phase = Phase::Serving;
         self.committed
     }
 
     /// What to answer to `LIST_UNCOMMITTED`; `None` before NOTIFY.
-    pub(super) fn list(&mut self) -> Option<Vec<Bytes>> {
+    pub fn list(&mut self) -> Option<Vec<Bytes>> {
         if self.phase != Phase::Serving {
             return None;
         }
@@ -206,7 +249,7 @@ impl SinkServerCore {
     }
 
     /// Judges a message of `length` payload bytes at `offset`; [`SinkServerCore::take`] then takes it.
-    pub(super) fn data(&mut self, offset: u64, length: u64) -> DataStep {
+    pub fn data(&mut self, offset: u64, length: u64) -> DataStep {
         let first = !self.started;
         match &self.pending {
             Some((_, Stage::Preparing | Stage::Voted)) => return DataStep::WhilePending,
@@ -247,7 +290,7 @@ impl SinkServerCore {
     }
 
     /// Takes a message that continues what was received; false if it does not.
-    pub(super) fn take(&mut self, offset: u64, length: u64) -> bool {
+    pub fn take(&mut self, offset: u64, length: u64) -> bool {
         let continues = offset == self.received && !self.poisoned && self.pending.is_none();
         match (continues, offset.checked_add(length)) {
             (true, Some(end)) => {
@@ -258,7 +301,8 @@ impl SinkServerCore {
         }
     }
 
-    pub(super) fn prepare(&mut self, transaction: &Bytes, ranges: &[Range]) -> PrepareStep {
+    /// PHASE1 came: judges it by the rules of §4.5.
+    pub fn prepare(&mut self, transaction: &Bytes, ranges: &[Range]) -> PrepareStep {
         let range = match ranges {
             [range] if range.stream == DATA_STREAM => Some(*range),
             _ => None,
@@ -284,7 +328,7 @@ impl SinkServerCore {
     }
 
     /// The vote to send, once.
-    pub(super) fn voted(&mut self) -> Option<(Bytes, bool)> {
+    pub fn voted(&mut self) -> Option<(Bytes, bool)> {
         match &mut self.pending {
             Some((pending, stage @ Stage::Preparing)) if self.phase == Phase::Serving => {
                 *stage = Stage::Voted;
@@ -294,7 +338,8 @@ impl SinkServerCore {
         }
     }
 
-    pub(super) fn decide(&mut self, transaction: &Bytes, commit: bool) -> DecideStep {
+    /// PHASE2 came.
+    pub fn decide(&mut self, transaction: &Bytes, commit: bool) -> DecideStep {
         let Some((pending, stage)) =
             self.pending.as_ref().filter(|(pending, _)| pending.transaction == transaction)
         else {

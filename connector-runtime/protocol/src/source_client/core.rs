@@ -18,7 +18,8 @@ pub enum Phase {
 }
 
 impl Phase {
-    pub(super) fn name(self) -> &'static str {
+    /// When that is, for people.
+    pub fn name(self) -> &'static str {
         match self {
             Phase::Handshake => "before OK",
             Phase::Streaming => "after OK",
@@ -29,7 +30,7 @@ impl Phase {
 
 /// A frame that goes ahead of records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Control {
+pub enum Control {
     /// NOTIFY for this stream.
     Notify(StreamId),
     /// EOS for this stream.
@@ -61,10 +62,14 @@ struct Stream {
 
 /// What an answer to NOTIFY means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answered {
+pub enum Answered {
+    /// The stream is open behind this position.
     Opened(Option<u64>),
+    /// It is open and was given up meanwhile: EOS is queued.
     OpenedAndEnding,
+    /// Ask again after a pause.
     Refused,
+    /// It was refused and given up meanwhile.
     GivenUp,
     /// For no NOTIFY that is outstanding: ignored.
     Unexpected,
@@ -72,14 +77,24 @@ pub(super) enum Answered {
 
 /// What an entry of an ACK means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Acknowledged {
-    pub(super) progress: Option<u64>,
-    pub(super) position: Option<u64>,
-    pub(super) ended: bool,
+pub struct Acknowledged {
+    /// A position that may be committed now.
+    pub progress: Option<u64>,
+    /// The position acknowledged so far.
+    pub position: Option<u64>,
+    /// The stream is finished and forgotten.
+    pub ended: bool,
 }
 
-pub(super) enum EntryError {
-    BeyondSent { position: u64, sent: Option<u64> },
+/// Why an entry of an ACK is wrong.
+pub enum EntryError {
+    /// It acknowledges what this session never sent.
+    BeyondSent {
+        /// What it acknowledges.
+        position: u64,
+        /// What was sent.
+        sent: Option<u64>,
+    },
 }
 
 /// The decision state of a [`super::SourceClient`].
@@ -117,20 +132,24 @@ impl SourceClientCore {
         self.queue.len()
     }
 
-    pub(super) fn close(&mut self) {
+    /// Ends the session; nothing is kept.
+    pub fn close(&mut self) {
         *self = SourceClientCore { phase: Phase::Over, ..SourceClientCore::default() };
     }
 
-    pub(super) fn ready(&mut self, credits: u32) {
+    /// OK came.
+    pub fn ready(&mut self, credits: u32) {
         self.phase = Phase::Streaming;
         self.credits = u64::from(credits);
     }
 
-    pub(super) fn grant(&mut self, credits: u32) {
+    /// ACK grants credits.
+    pub fn grant(&mut self, credits: u32) {
         self.credits = self.credits.saturating_add(u64::from(credits));
     }
 
-    pub(super) fn open(&mut self, stream: StreamId) -> Result<(), StreamError> {
+    /// A stream is wanted: queues its NOTIFY.
+    pub fn open(&mut self, stream: StreamId) -> Result<(), StreamError> {
         if self.phase == Phase::Over {
             return Err(StreamError::Over);
         }
@@ -142,7 +161,8 @@ impl SourceClientCore {
         Ok(())
     }
 
-    pub(super) fn retry(&mut self, stream: StreamId) {
+    /// The pause after a refusal is over.
+    pub fn retry(&mut self, stream: StreamId) {
         if let Some(Stream { phase: phase @ StreamPhase::Refused, .. }) = self.streams.get_mut(&stream) {
             *phase = StreamPhase::Asking;
             self.queue.push_back(Control::Notify(stream));
@@ -150,7 +170,7 @@ impl SourceClientCore {
     }
 
     /// The next control frame, charged, if a credit permits it.
-    pub(super) fn next_control(&mut self) -> Option<Control> {
+    pub fn next_control(&mut self) -> Option<Control> {
         if self.phase != Phase::Streaming || self.credits == 0 {
             return None;
         }
@@ -166,7 +186,8 @@ impl SourceClientCore {
         Some(control)
     }
 
-    pub(super) fn notify_answered(&mut self, id: StreamId, success: bool, position: Option<u64>) -> Answered {
+    /// `NOTIFY_ACK` came.
+    pub fn notify_answered(&mut self, id: StreamId, success: bool, position: Option<u64>) -> Answered {
         let Some(stream) = self.streams.get_mut(&id) else { return Answered::Unexpected };
         let StreamPhase::Notifying { give_up } = stream.phase else { return Answered::Unexpected };
         match (success, give_up) {
@@ -192,14 +213,15 @@ impl SourceClientCore {
     }
 
     /// Credits and last id for sending on an open stream.
-    pub(super) fn sending(&self, id: StreamId) -> Result<(u64, Option<u64>), SendError> {
+    pub fn sending(&self, id: StreamId) -> Result<(u64, Option<u64>), SendError> {
         match self.streams.get(&id) {
             Some(Stream { phase: StreamPhase::Open, last, .. }) => Ok((self.credits, *last)),
             Some(_) | None => Err(SendError::NotOpen { stream: id }),
         }
     }
 
-    pub(super) fn sent(&mut self, id: StreamId, count: u64, last: Option<u64>) {
+    /// `count` records up to `last` were sent.
+    pub fn sent(&mut self, id: StreamId, count: u64, last: Option<u64>) {
         self.credits = self.credits.saturating_sub(count);
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.last = last;
@@ -207,7 +229,7 @@ impl SourceClientCore {
     }
 
     /// True if the stream is gone at once because it never was open.
-    pub(super) fn end(&mut self, id: StreamId) -> Result<bool, StreamError> {
+    pub fn end(&mut self, id: StreamId) -> Result<bool, StreamError> {
         let stream = self.streams.get_mut(&id).ok_or(StreamError::Unknown { stream: id })?;
         match stream.phase {
             StreamPhase::Asking | StreamPhase::Refused => {
@@ -225,11 +247,8 @@ impl SourceClientCore {
         Ok(false)
     }
 
-    pub(super) fn acknowledged(
-        &mut self,
-        id: StreamId,
-        position: Option<u64>,
-    ) -> Result<Acknowledged, EntryError> {
+    /// An entry of an ACK came.
+    pub fn acknowledged(&mut self, id: StreamId, position: Option<u64>) -> Result<Acknowledged, EntryError> {
         let position = nothing_is_none(position);
         let Some(stream) = self.streams.get_mut(&id) else { return Ok(Acknowledged::default()) };
         let eos_sent = match stream.phase {

@@ -54,7 +54,8 @@ pub struct SourceServerCore {
 }
 
 impl SourceServerCore {
-    pub(super) fn new(max: u32, refill: u32) -> SourceServerCore {
+    /// The state before HELLO.
+    pub fn new(max: u32, refill: u32) -> SourceServerCore {
         SourceServerCore {
             phase: Phase::Connected,
             max,
@@ -76,42 +77,48 @@ impl SourceServerCore {
         self.credits
     }
 
-    pub(super) fn is_streaming(&self) -> bool {
+    /// True between OK and the end.
+    pub fn is_streaming(&self) -> bool {
         match self.phase {
             Phase::Streaming | Phase::Shrinking => true,
             Phase::Connected | Phase::HoldingOk | Phase::Over => false,
         }
     }
 
-    pub(super) fn rolling_back(&self) -> bool {
+    /// True while the worker rolls back.
+    pub fn rolling_back(&self) -> bool {
         self.rolling_back
     }
 
-    pub(super) fn swallowing(&self) -> bool {
+    /// True while everything is ignored.
+    pub fn swallowing(&self) -> bool {
         self.swallowing
     }
 
-    pub(super) fn set_rolling_back(&mut self, rolling_back: bool) {
+    /// While true, NOTIFY is refused and records are discarded.
+    pub fn set_rolling_back(&mut self, rolling_back: bool) {
         self.rolling_back = rolling_back;
     }
 
-    pub(super) fn set_swallowing(&mut self, swallowing: bool) {
+    /// While true, everything is ignored.
+    pub fn set_swallowing(&mut self, swallowing: bool) {
         self.swallowing = swallowing;
     }
 
-    pub(super) fn set_shrinking(&mut self) {
+    /// The worker leaves its cluster.
+    pub fn set_shrinking(&mut self) {
         if self.phase == Phase::Streaming {
             self.phase = Phase::Shrinking;
         }
     }
 
     /// The streams stay: the driver releases them.
-    pub(super) fn close(&mut self) {
+    pub fn close(&mut self) {
         self.phase = Phase::Over;
     }
 
     /// One frame was read. `Some(credits)`: refill by that much (§3.3, rules 1 and 2).
-    pub(super) fn charge(&mut self) -> Option<u32> {
+    pub fn charge(&mut self) -> Option<u32> {
         self.credits = self.credits.wrapping_sub(1);
         if self.phase == Phase::Streaming && self.credits <= self.refill {
             return Some(self.refill()).filter(|credits| *credits > 0);
@@ -119,18 +126,20 @@ impl SourceServerCore {
         None
     }
 
-    pub(super) fn refill(&mut self) -> u32 {
+    /// Restores all credits; returns how many were spent.
+    pub fn refill(&mut self) -> u32 {
         let spent = self.max.wrapping_sub(self.credits);
         self.credits = self.max;
         spent
     }
 
-    pub(super) fn hello(&mut self) {
+    /// A valid HELLO came.
+    pub fn hello(&mut self) {
         self.phase = Phase::HoldingOk;
     }
 
     /// False unless OK is due.
-    pub(super) fn accept(&mut self) -> bool {
+    pub fn accept(&mut self) -> bool {
         if self.phase != Phase::HoldingOk {
             return false;
         }
@@ -140,7 +149,7 @@ impl SourceServerCore {
     }
 
     /// True if the registry has to be asked, false for an immediate refusal.
-    pub(super) fn notify(&mut self, stream: StreamId) -> bool {
+    pub fn notify(&mut self, stream: StreamId) -> bool {
         if self.rolling_back || self.streams.contains_key(&stream) {
             return false;
         }
@@ -150,7 +159,7 @@ impl SourceServerCore {
     }
 
     /// False if no such answer is due.
-    pub(super) fn notify_answered(&mut self, id: StreamId, success: bool, position: Option<u64>) -> bool {
+    pub fn notify_answered(&mut self, id: StreamId, success: bool, position: Option<u64>) -> bool {
         match self.streams.get_mut(&id) {
             Some(stream) if stream.phase == ServerStreamPhase::Pending => {
                 if success {
@@ -165,18 +174,20 @@ impl SourceServerCore {
         }
     }
 
-    pub(super) fn forget_pending(&mut self, id: StreamId) {
+    /// Forgets a stream whose NOTIFY will not be answered.
+    pub fn forget_pending(&mut self, id: StreamId) {
         if self.streams.get(&id).is_some_and(|stream| stream.phase == ServerStreamPhase::Pending) {
             self.streams.remove(&id);
         }
     }
 
-    pub(super) fn is_open(&self, id: StreamId) -> bool {
+    /// True if records of this stream are taken.
+    pub fn is_open(&self, id: StreamId) -> bool {
         self.streams.get(&id).is_some_and(|stream| stream.phase == ServerStreamPhase::Open)
     }
 
     /// True for a record that is handed over: its stream is open and its id beyond the last one seen (§3.5).
-    pub(super) fn is_fresh(&self, id: StreamId, message: u64) -> bool {
+    pub fn is_fresh(&self, id: StreamId, message: u64) -> bool {
         self.phase == Phase::Streaming
             && !self.rolling_back
             && !self.swallowing
@@ -186,14 +197,14 @@ impl SourceServerCore {
     }
 
     /// 2^64-1 resets what was seen, as on a real worker (§8).
-    pub(super) fn seen(&mut self, id: StreamId, message: u64) {
+    pub fn seen(&mut self, id: StreamId, message: u64) {
         if let Some(stream) = self.streams.get_mut(&id) {
             stream.seen = (message != NONE).then_some(message);
         }
     }
 
     /// False if the stream is not open here.
-    pub(super) fn eos(&mut self, id: StreamId) -> bool {
+    pub fn eos(&mut self, id: StreamId) -> bool {
         match self.streams.get_mut(&id) {
             Some(stream) if stream.phase == ServerStreamPhase::Open && self.phase != Phase::Over => {
                 stream.phase = ServerStreamPhase::Closing;
@@ -203,21 +214,25 @@ impl SourceServerCore {
         }
     }
 
-    pub(super) fn barrier(&mut self) {
+    /// A barrier passes: what was seen is what the checkpoint will acknowledge.
+    pub fn barrier(&mut self) {
         for stream in self.streams.values_mut() {
             stream.acked = stream.seen;
         }
     }
 
-    pub(super) fn remove(&mut self, id: StreamId) {
+    /// The end of a stream was acknowledged.
+    pub fn remove(&mut self, id: StreamId) {
         self.streams.remove(&id);
     }
 
-    pub(super) fn streams(&self) -> impl Iterator<Item = (StreamId, ServerStream)> + '_ {
+    /// All streams.
+    pub fn streams(&self) -> impl Iterator<Item = (StreamId, ServerStream)> + '_ {
         self.streams.iter().map(|(id, stream)| (*id, *stream))
     }
 
-    pub(super) fn stream(&self, id: StreamId) -> Option<ServerStream> {
+    /// One stream.
+    pub fn stream(&self, id: StreamId) -> Option<ServerStream> {
         self.streams.get(&id).copied()
     }
 }
