@@ -107,16 +107,14 @@ impl Disk {
     pub(super) fn open(&self, path: &Path) -> io::Result<SimFile> {
         let mut content = self.content();
         content.parent(path)?;
-        let inode = match content.names.get(path) {
-            Some(inode) => *inode,
-            None => {
-                let inode = content.next_inode;
-                content.next_inode += 1;
-                content.inodes.insert(inode, Inode::default());
-                content.names.insert(path.to_owned(), inode);
-                inode
-            }
-        };
+        let known = content.names.get(path).copied();
+        let inode = known.unwrap_or_else(|| {
+            let inode = content.next_inode;
+            content.next_inode += 1;
+            content.inodes.insert(inode, Inode::default());
+            content.names.insert(path.to_owned(), inode);
+            inode
+        });
         drop(content);
         Ok(SimFile { disk: self.clone(), inode })
     }
@@ -142,7 +140,8 @@ impl Disk {
     pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut content = self.content();
         if content.directories.contains(from) {
-            return content.rename_directory(from, to);
+            content.rename_directory(from, to);
+            return Ok(());
         }
         content.parent(to)?;
         let inode = content.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
@@ -195,7 +194,7 @@ impl Content {
 
     /// Directories are durable at once, also when renamed: the code under test moves whole directories aside only in
     /// archives, and syncs the parent right after.
-    fn rename_directory(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+    fn rename_directory(&mut self, from: &Path, to: &Path) {
         let moved = |name: &Path| name.strip_prefix(from).ok().map(|rest| to.join(rest));
         for names in [&mut self.names, &mut self.durable_names] {
             *names = std::mem::take(names)
@@ -207,7 +206,6 @@ impl Content {
             .into_iter()
             .map(|name| if name == from { to.to_owned() } else { moved(&name).unwrap_or(name) })
             .collect();
-        Ok(())
     }
 
     fn inode(&mut self, inode: u64) -> io::Result<&mut Inode> {

@@ -1,4 +1,4 @@
-//! Seeded random numbers: SplitMix64, small and the same on every machine.
+//! Seeded random numbers: `SplitMix64`, small and the same on every machine.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,6 +33,7 @@ impl Random {
     }
 
     /// An independent stream.
+    #[must_use]
     pub fn fork(&self) -> Random {
         Random::new(self.next())
     }
