@@ -80,7 +80,9 @@ pub(crate) fn plain_spec_schema() -> Value {
 /// The definition as YAML: what `connectors.yaml` holds.
 pub fn crd_yaml() -> String {
     let yaml = serde_saphyr::to_string(&crd()).expect("a definition is plain data");
-    format!("# Generated from crds/src by crdgen; `just generate` renews it.\n{yaml}")
+    format!(
+        "# Generated from crds/src. To renew: cargo run -q -p connector-crds --bin crdgen > crds/connectors.yaml\n{yaml}"
+    )
 }
 
 fn tidy(schema: &mut Value) {

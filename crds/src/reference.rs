@@ -11,7 +11,7 @@ use crate::union;
 pub fn field_reference() -> String {
     let mut page = String::from(
         "# Field reference\n\n\
-         <!-- Generated. To change it, change the types in crds/src and run: just generate -->\n\n\
+         <!-- Generated from crds/src. To renew: cargo run -q -p connector-crds --bin crdgen reference > docs/reference.md -->\n\n\
          Every field of `Connector` (`connectors.wallaroolabs.com/v1alpha1`). A field without default and without *required* may be absent.\n\
          Sizes are in bytes, lengths of texts in characters. *key of a Secret* stands for `{name, key}`: name of a Secret in the Connector's\n\
          namespace, and key in it; 1 to 253 characters each.\n",
@@ -34,7 +34,9 @@ fn fields(page: &mut String, schema: &Value, path: &str) {
     let required: Vec<&str> =
         schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let union = union::members(schema).is_some();
-    for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+    let mut properties: Vec<_> = schema["properties"].as_object().into_iter().flatten().collect();
+    properties.sort_unstable_by_key(|(name, _)| *name);
+    for (name, field) in properties {
         let (field, description) = unwrapped(field);
         let path = format!("{path}.{name}");
         let presence = if required.contains(&name.as_str()) {
@@ -77,8 +79,9 @@ fn unwrapped(field: &Value) -> (Value, String) {
 
 /// Whether a field is a [`crate::SecretKeyRef`], which is explained once.
 fn is_secret(field: &Value) -> bool {
-    let names = field["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str());
-    names.eq(["key", "name"])
+    field["properties"].as_object().is_some_and(|properties| {
+        properties.len() == 2 && properties.contains_key("key") && properties.contains_key("name")
+    })
 }
 
 fn kind(field: &Value) -> &'static str {

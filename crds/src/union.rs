@@ -26,7 +26,8 @@ pub(crate) fn exactly_one(schema: &mut Schema) {
             properties.insert(name, field);
         }
     }
-    let names: Vec<String> = properties.keys().cloned().collect();
+    let mut names: Vec<String> = properties.keys().cloned().collect();
+    names.sort_unstable();
     object.insert("type".into(), "object".into());
     object.insert("properties".into(), Value::Object(properties));
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -45,13 +46,14 @@ pub(crate) fn message(names: &[&str]) -> String {
 
 /// The names of a union's fields, if the schema is one.
 pub(crate) fn members(schema: &Value) -> Option<Vec<&str>> {
-    let names: Vec<&str> = schema.get("properties")?.as_object()?.keys().map(String::as_str).collect();
+    let mut names: Vec<&str> = schema.get("properties")?.as_object()?.keys().map(String::as_str).collect();
+    names.sort_unstable();
     let condition = condition(&names);
     let rules = schema.get("x-kubernetes-validations")?.as_array()?;
     rules.iter().any(|rule| rule["rule"] == condition.as_str()).then_some(names)
 }
 
 fn condition(names: &[&str]) -> String {
-    let set: Vec<String> = names.iter().map(|name| format!("has(self.{name})")).collect();
-    format!("[{}].filter(set, set).size() == 1", set.join(", "))
+    let set: Vec<String> = names.iter().map(|name| format!("(has(self.{name}) ? 1 : 0)")).collect();
+    format!("{} == 1", set.join(" + "))
 }

@@ -103,18 +103,26 @@ impl Walk<'_> {
     }
 }
 
-/// The one known name that a misspelt one resembles.
+/// Letters of a name that are enough to take it for the beginning of another one.
+const MIN_PREFIX: usize = 3;
+
+/// The one known name that a misspelt one resembles, or begins: units at the end of a name are forgotten easily.
 fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let plain = |text: &str| text.replace(['_', '-'], "").to_lowercase();
     let name = plain(name);
     // A third of the letters may be wrong: enough for a slip or a plural, too little to make another word of it.
     let allowed = (name.chars().count() / 3).max(1);
-    known
+    let resembling = known
         .iter()
         .map(|candidate| (strsim::osa_distance(&name, &plain(candidate)), *candidate))
         .filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)
-        .map(|(_, candidate)| candidate)
+        .map(|(_, candidate)| candidate);
+    let begun = || {
+        let mut longer = known.iter().copied().filter(|candidate| plain(candidate).starts_with(&name));
+        longer.next().filter(|_| name.len() >= MIN_PREFIX && longer.next().is_none())
+    };
+    resembling.or_else(begun)
 }
 
 /// All places of a schema where a field has this name.
