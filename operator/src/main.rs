@@ -86,8 +86,8 @@ fn check(arguments: &CheckArguments) -> ExitCode {
         Ok(manifests) => {
             for loaded in &manifests.connectors {
                 let identity = &loaded.connector.identity;
-                let type_name = loaded.connector.system.type_name();
-                println!("Connector {}/{} ({type_name}): valid", identity.namespace, identity.name);
+                let (name, promise) = (loaded.connector.system.type_name(), loaded.connector.promise());
+                println!("Connector {}/{} ({name}): valid, {promise}", identity.namespace, identity.name);
             }
             ExitCode::SUCCESS
         }

@@ -1,8 +1,8 @@
 //! From a Connector as it was written to one that cannot be wrong.
 
 use connector_crds::{
-    Connector, ConnectorIdentity, DeliverySpec, FieldError, SinkSpec, SourceSpec, State, StorageSpec,
-    WallarooSpec,
+    Connector, ConnectorIdentity, Delivery, DeliverySpec, FieldError, SinkSpec, SourceSpec, State,
+    StorageSpec, WallarooSpec,
 };
 
 /// Namespace of an object that names none.
@@ -50,6 +50,16 @@ pub struct ValidatedConnector {
     pub state: State,
     /// How many processes share the work.
     pub replicas: i32,
+}
+
+impl ValidatedConnector {
+    /// What this configuration really promises: `status.delivery`.
+    pub fn promise(&self) -> Delivery {
+        match &self.system {
+            System::Source(source) => Delivery::of_source(source, &self.wallaroo, &self.delivery),
+            System::Sink(sink) => Delivery::of_sink(sink, &self.wallaroo, &self.delivery),
+        }
+    }
 }
 
 /// Applies every rule of the resource.

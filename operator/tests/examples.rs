@@ -77,3 +77,56 @@ fn manifests_in_pages_are_valid() {
 fn blocks_are_found() {
     assert_eq!(blocks("a\n```yaml\nb: 1\n```\n```sh\nc\n```\n"), [(3, "b: 1\n".to_owned())]);
 }
+
+/// Strings in CamelCase in the runtime's sources that are no reason.
+const NOT_REASONS: [&str; 0] = [];
+
+#[test]
+fn every_reason_has_a_place_in_the_troubleshooting_page() {
+    let mut sources = Vec::new();
+    files(&root().join("connector-runtime/src"), "rs", &mut sources);
+    let page = fs::read_to_string(root().join("docs/troubleshooting.md")).unwrap();
+    let mut reasons: Vec<String> = Vec::new();
+    for source in sources {
+        // Tests and the names of `Debug` invent their own.
+        if source.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("tests")) {
+            continue;
+        }
+        let text = fs::read_to_string(&source).unwrap();
+        let product = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for line in product.lines().filter(|line| !line.contains("debug_struct")) {
+            reasons.extend(camel_case_literals(line));
+        }
+    }
+    assert!(reasons.len() > 10, "{reasons:?}");
+    reasons.sort();
+    reasons.dedup();
+    let missing: Vec<_> = reasons
+        .iter()
+        .filter(|reason| {
+            !NOT_REASONS.contains(&reason.as_str()) && !page.contains(&format!("\n### {reason}\n"))
+        })
+        .collect();
+    assert!(missing.is_empty(), "no section in docs/troubleshooting.md for {missing:?}");
+}
+
+/// String literals of a line that are one word in CamelCase.
+fn camel_case_literals(line: &str) -> Vec<String> {
+    let code = line.split("//").next().unwrap_or_default();
+    code.split('"')
+        .skip(1)
+        .step_by(2)
+        .filter(|text| {
+            text.len() > 3
+                && text.starts_with(|first: char| first.is_ascii_uppercase())
+                && text.contains(|letter: char| letter.is_ascii_lowercase())
+                && text.chars().all(|letter| letter.is_ascii_alphabetic())
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn literals_are_found() {
+    assert_eq!(camel_case_literals(r#"x("NotAFile", "a b", "PLAIN") // "Comment""#), ["NotAFile"]);
+}

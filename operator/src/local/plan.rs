@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use connector_crds::systems::file::AtEnd;
-use connector_crds::{LiveConfig, Paths, Protocol, RuntimeConfig, SecretKeyRef, SourceSpec, State};
+use connector_crds::{Delivery, LiveConfig, Paths, Protocol, RuntimeConfig, SecretKeyRef, SourceSpec, State};
 use wallaroo_endpoint::config::EndpointConfig;
 
 use super::embedded::{self, EmbeddedError};
@@ -74,6 +74,8 @@ pub struct RuntimePlan {
     pub place: Place,
     /// System and direction, e.g. `FileSource`.
     pub type_name: &'static str,
+    /// What it promises.
+    pub promise: Delivery,
     /// Direction.
     pub direction: Direction,
     /// Protocol of its Wallaroo end.
@@ -249,6 +251,7 @@ fn runtime(
         label,
         place: place.clone(),
         type_name: connector.system.type_name(),
+        promise: connector.promise(),
         direction: match &connector.system {
             System::Source(_) => Direction::Source,
             System::Sink(_) => Direction::Sink,

@@ -134,7 +134,7 @@ async fn keep(
                 );
                 (ended, last_line)
             }
-            Err(cause) => (Ended::NotStarted(cause), String::new()),
+            Err(cause) => (Ended::NotStarted(spec.program.clone(), cause), String::new()),
         };
         let wanted = *wishes.borrow() == Wish::Run;
         match restarts.after(&ended, wanted, started.elapsed()) {
@@ -193,7 +193,9 @@ fn start(spec: &ProcessSpec) -> io::Result<Child> {
 #[derive(Debug)]
 enum Ended {
     /// It could not be started.
-    NotStarted(io::Error),
+    NotStarted(PathBuf, io::Error),
+    /// The system does not say how it is.
+    Lost(io::Error),
     /// It ended by itself, or after being asked.
     Exited(ExitStatus),
     /// It was asked to end and did not in time.
@@ -205,7 +207,10 @@ enum Ended {
 impl std::fmt::Display for Ended {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Ended::NotStarted(cause) => write!(f, "could not be started: {cause}"),
+            Ended::NotStarted(program, cause) => {
+                write!(f, "{} could not be started: {cause}", program.display())
+            }
+            Ended::Lost(cause) => write!(f, "cannot be waited for: {cause}"),
             Ended::Exited(status) => write!(f, "ended with {status}"),
             Ended::KilledAfter(limit) => {
                 write!(f, "did not end within {} s of SIGTERM and was killed", limit.as_secs())
@@ -251,7 +256,7 @@ async fn wished(wishes: &mut watch::Receiver<Wish>, least: Wish) {
 }
 
 fn ended(status: io::Result<ExitStatus>) -> Ended {
-    status.map_or_else(Ended::NotStarted, Ended::Exited)
+    status.map_or_else(Ended::Lost, Ended::Exited)
 }
 
 #[cfg(test)]

@@ -135,8 +135,12 @@ pub async fn run(options: &Options) -> Result<Outcome, RunError> {
     let mut signals = Signals::new().map_err(|cause| RunError::Io { what: "signals".into(), cause })?;
     let (log, lines) = mpsc::channel(LOG_LINES);
     let shared_terminal = plan.runtimes.iter().any(|runtime| runtime.type_name == "StdoutSink");
+    let mut screen = Screen::new(shared_terminal);
+    for runtime in &plan.runtimes {
+        screen.line(&format!("{} ({}): {}", runtime.label, runtime.type_name, runtime.promise));
+    }
     let fleet = Fleet::new(&plan, &directory, beside, log);
-    let (fleet, mut outcome, screen) = watch(fleet, Screen::new(shared_terminal), lines, &mut signals).await;
+    let (fleet, mut outcome, screen) = watch(fleet, screen, lines, &mut signals).await;
     finish(&fleet, &mut outcome, screen);
     Ok(if outcome.is_empty() { Outcome::Done } else { Outcome::Failed(outcome) })
 }

@@ -42,7 +42,7 @@ impl Restarts {
     /// Decides; `wanted` says whether the process should still be running.
     pub(super) fn after(&mut self, ended: &Ended, wanted: bool, uptime: Duration) -> Next {
         let status = match ended {
-            Ended::NotStarted(_) | Ended::KilledAfter(_) => return Next::Failed,
+            Ended::NotStarted(..) | Ended::Lost(_) | Ended::KilledAfter(_) => return Next::Failed,
             Ended::Killed => return Next::Over,
             Ended::Exited(status) => status,
         };
