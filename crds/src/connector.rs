@@ -68,7 +68,7 @@ pub struct ConnectorSpec {
     /// How records are handed over.
     #[serde(default)]
     pub delivery: DeliverySpec,
-    /// The state volume.
+    /// The state volume: transaction log and identity.
     #[serde(default)]
     pub storage: StorageSpec,
     /// Pods that share the work; a sink over `Connector` has at most one.

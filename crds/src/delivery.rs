@@ -18,10 +18,10 @@ pub struct DeliverySpec {
     /// Where such records go; with `onError: DeadLetter`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<DeadLetter>,
-    /// Milliseconds that a record must have been acknowledged by TCP before its position is committed (plain framings).
+    /// Milliseconds since TCP acknowledged a record before its position is committed, where receipt is all there is.
     #[schemars(range(min = 0, max = 600_000))]
     pub commit_delay_ms: i32,
-    /// What happens to a voted, undecided transaction of an earlier cluster.
+    /// What a sink over `Connector` does with a voted, undecided transaction of an earlier cluster.
     pub on_in_doubt: OnInDoubt,
     /// What counts as acknowledged over `Connector`; `OnReceipt` only for clusters that make no checkpoints.
     pub ack_mode: AckMode,
@@ -44,10 +44,10 @@ impl Default for DeliverySpec {
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct InFlight {
-    /// Records.
+    /// Records that may be read and not acknowledged; with more, the external system has to wait.
     #[schemars(range(min = 1, max = 100_000_000))]
     pub records: i32,
-    /// Bytes.
+    /// Key and payload bytes that may be read and not acknowledged; with more, the external system has to wait.
     #[schemars(range(min = 1_024, max = 4_294_967_296_i64))]
     pub bytes: i64,
 }
