@@ -78,9 +78,6 @@ fn blocks_are_found() {
     assert_eq!(blocks("a\n```yaml\nb: 1\n```\n```sh\nc\n```\n"), [(3, "b: 1\n".to_owned())]);
 }
 
-/// Strings in CamelCase in the runtime's sources that are no reason.
-const NOT_REASONS: [&str; 0] = [];
-
 #[test]
 fn every_reason_has_a_place_in_the_troubleshooting_page() {
     let mut sources = Vec::new();
@@ -103,9 +100,9 @@ fn every_reason_has_a_place_in_the_troubleshooting_page() {
     reasons.dedup();
     let missing: Vec<_> = reasons
         .iter()
-        .filter(|reason| {
-            !NOT_REASONS.contains(&reason.as_str()) && !page.contains(&format!("\n### {reason}\n"))
-        })
+        // Systems are named in this way too, as in `status.type`.
+        .filter(|reason| !reason.ends_with("Source") && !reason.ends_with("Sink"))
+        .filter(|reason| !page.contains(&format!("\n### {reason}\n")))
         .collect();
     assert!(missing.is_empty(), "no section in docs/troubleshooting.md for {missing:?}");
 }
