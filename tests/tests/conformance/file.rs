@@ -24,7 +24,15 @@ pub struct Source {
 }
 
 impl Source {
-    pub async fn new(world: &World, format: FileFormat) -> Source {
+    pub async fn lines(world: &World) -> Source {
+        Source::new(world, FileFormat::Lines)
+    }
+
+    pub async fn prefixed(world: &World) -> Source {
+        Source::new(world, FileFormat::LengthPrefixed)
+    }
+
+    fn new(world: &World, format: FileFormat) -> Source {
         let path = world.path().join("in");
         fs::write(&path, "").unwrap();
         Source { path, format }
@@ -99,7 +107,15 @@ pub struct Sink {
 }
 
 impl Sink {
-    pub async fn new(world: &World, format: FileFormat) -> Sink {
+    pub async fn lines(world: &World) -> Sink {
+        Sink::new(world, FileFormat::Lines)
+    }
+
+    pub async fn prefixed(world: &World) -> Sink {
+        Sink::new(world, FileFormat::LengthPrefixed)
+    }
+
+    fn new(world: &World, format: FileFormat) -> Sink {
         Sink { path: world.path().join("out/of"), format }
     }
 }
