@@ -4,10 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::cookie::{CookieText, DEFAULT_COOKIE};
 use crate::faults::FaultPlan;
-
-/// Cookie of every Wallaroo example, and the one that Wallaroo's sink command line always sends (§2.3).
-pub const DEFAULT_COOKIE: &str = "Dragons-Love-Tacos";
 
 /// Largest body that a Wallaroo source takes, in bytes (§2.4).
 pub const DEFAULT_MAX_SIZE: u32 = 16_384;
@@ -96,35 +94,6 @@ pub struct SourceConfig {
 
 fn default_parallelism() -> u32 {
     DEFAULT_PARALLELISM
-}
-
-/// The shared secret of a source or sink. `Debug` does not show it.
-#[derive(Clone, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(transparent)]
-pub struct CookieText(String);
-
-impl CookieText {
-    /// A cookie of this text.
-    pub fn new(text: impl Into<String>) -> CookieText {
-        CookieText(text.into())
-    }
-
-    /// The secret itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Default for CookieText {
-    fn default() -> Self {
-        CookieText(DEFAULT_COOKIE.to_owned())
-    }
-}
-
-impl std::fmt::Debug for CookieText {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("CookieText(redacted)")
-    }
 }
 
 /// What a source endpoint speaks.

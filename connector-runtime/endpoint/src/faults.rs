@@ -16,6 +16,8 @@ pub struct FaultPlan {
     pub refuse_notify: u32,
     /// Never answer the next n NOTIFYs.
     pub ignore_notify: u32,
+    /// Close the next n source connections without a byte, as a worker does while it recovers.
+    pub close_on_accept: u32,
     /// Accept source connections and stay silent: nothing is read, nothing is answered.
     pub silent: bool,
     /// Hold the answer to HELLO back for this time.
@@ -32,6 +34,8 @@ pub struct FaultPlan {
     pub restart_after_records: Option<RestartAfter>,
     /// Roll the cluster back at record n.
     pub rollback_after_records: Option<u64>,
+    /// Close the next n connections to connector sinks right behind their intro, as a worker does around a rollback.
+    pub close_after_intro: u32,
     /// At the next n first phases: send PHASE1 and close the sink connection before its vote is read.
     pub drop_before_vote: u32,
     /// At the next n complete votes: the checkpoint completes, and the sink connections close instead of PHASE2.

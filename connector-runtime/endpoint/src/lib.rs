@@ -11,6 +11,7 @@ pub mod admin;
 pub mod application;
 mod cluster;
 pub mod config;
+mod cookie;
 mod driver;
 mod endpoint;
 pub mod faults;

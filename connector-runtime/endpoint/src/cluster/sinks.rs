@@ -1,31 +1,19 @@
 //! Sink side of the cluster: links, barriers, votes and decisions (§4.7).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use super::queue::{Block, Coding, OutputQueue};
-use super::snapshot::{SavedSink, Snapshot};
+use super::link::{Barrier, Link, LinkId, LinkKind, Stage};
+use super::queue::Block;
+use super::snapshot::SavedSink;
 use super::{Cluster, Wake};
-use crate::config::{SinkConfig, SinkProtocol};
-use crate::status::{Phase, SinkState, SinkStatus};
+use crate::config::Application;
+use crate::status::Phase;
 
 /// Output that waits for one link. While it is full, the sources that feed it are not read.
 const MAX_QUEUED: usize = 8 * 1024 * 1024;
 
 /// Number of the first `LIST_UNCOMMITTED` of a link (§4.2).
 const FIRST_RTAG: u64 = wallaroo_protocol::FIRST_RTAG;
-
-/// Number of a link; never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct LinkId(pub(super) u64);
-
-/// What a link speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LinkKind {
-    /// Handshake and two-phase commit.
-    Connector,
-    /// Bytes.
-    Plain,
-}
 
 /// What a new connection of a connector link says first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,151 +55,6 @@ pub(crate) enum SinkCommand {
     Abandon,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// Output before the barrier is on its way.
-    Flushing,
-    /// PHASE1 was sent.
-    Asked,
-    /// The sink agreed; a plain sink has everything.
-    Agreed,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Barrier {
-    transaction: String,
-    start: u64,
-    end: u64,
-    stage: Stage,
-}
-
-/// A worker's connection to one sink.
-#[derive(Debug)]
-pub(crate) struct Link {
-    id: LinkId,
-    worker: String,
-    sink: usize,
-    key: String,
-    kind: LinkKind,
-    stream_name: String,
-    queue: OutputQueue,
-    connection: Option<u64>,
-    connections: u64,
-    ready: bool,
-    /// The present connection carried output.
-    carried: bool,
-    /// A connection that mattered was lost: the cluster rolls back when the sink is back.
-    lost: bool,
-    /// Lost without resilience: nothing flows any more.
-    closed: bool,
-    /// Its worker has left: the link ends once the last decision is out.
-    leaving: bool,
-    barrier: Option<Barrier>,
-    commands: VecDeque<SinkCommand>,
-    /// Bytes that the driver of a plain link holds.
-    in_flight: u64,
-    records: u64,
-    dropped: u64,
-    commits: u64,
-    aborts: u64,
-}
-
-impl Link {
-    pub(super) fn new(
-        id: LinkId,
-        application: &str,
-        worker: &str,
-        index: usize,
-        sink: &SinkConfig,
-        committed: &Snapshot,
-    ) -> Link {
-        let key = format!("{worker}/{}", sink.name);
-        let offset = committed.sinks.get(&key).map_or(0, |saved| saved.offset);
-        // The same in every fresh cluster, as at a real worker.
-        let number = u64::from(crc32c::crc32c(sink.name.as_bytes()));
-        Link {
-            id,
-            worker: worker.to_owned(),
-            sink: index,
-            key,
-            kind: match sink.protocol {
-                SinkProtocol::Connector { .. } => LinkKind::Connector,
-                SinkProtocol::FramedTcp | SinkProtocol::Stream05 | SinkProtocol::Stream06 => LinkKind::Plain,
-            },
-            stream_name: format!("{application}-w-{worker}-id-{number}"),
-            queue: OutputQueue::new(Coding::of(&sink.protocol, sink.encoder), offset),
-            connection: None,
-            connections: 0,
-            ready: false,
-            carried: false,
-            lost: false,
-            closed: false,
-            leaving: false,
-            barrier: None,
-            commands: VecDeque::new(),
-            in_flight: 0,
-            records: 0,
-            dropped: 0,
-            commits: 0,
-            aborts: 0,
-        }
-    }
-
-    pub(crate) fn id(&self) -> LinkId {
-        self.id
-    }
-
-    pub(crate) fn worker(&self) -> &str {
-        &self.worker
-    }
-
-    /// Index of the sink in the configuration.
-    pub(crate) fn sink(&self) -> usize {
-        self.sink
-    }
-
-    /// `worker/sink`.
-    pub(crate) fn key(&self) -> &str {
-        &self.key
-    }
-
-    pub(crate) fn stream_name(&self) -> &str {
-        &self.stream_name
-    }
-
-    pub(super) fn queue(&mut self) -> &mut OutputQueue {
-        &mut self.queue
-    }
-
-    fn agreed(&self) -> bool {
-        self.barrier.as_ref().is_none_or(|barrier| barrier.stage == Stage::Agreed)
-    }
-
-    fn is_connector(&self) -> bool {
-        self.kind == LinkKind::Connector
-    }
-
-    /// A plain link agrees when the kernel has everything before the barrier.
-    fn settle_plain(&mut self) -> bool {
-        let flushed = self.kind == LinkKind::Plain && self.connection.is_some() && self.in_flight == 0;
-        let start = self.queue.start();
-        match &mut self.barrier {
-            Some(barrier) if flushed && barrier.stage == Stage::Flushing && start >= barrier.end => {
-                barrier.stage = Stage::Agreed;
-                true
-            }
-            Some(_) | None => false,
-        }
-    }
-
-    fn disconnect(&mut self) {
-        self.connection = None;
-        self.ready = false;
-        self.carried = false;
-        self.commands.clear();
-    }
-}
-
 impl Cluster {
     /// What a link speaks; `None` when its worker has left.
     pub(crate) fn link(&self, id: LinkId) -> Option<&Link> {
@@ -236,6 +79,13 @@ impl Cluster {
 
     fn current(&mut self, id: LinkId, connection: u64) -> Option<&mut Link> {
         self.links.get_mut(&id).filter(|link| link.connection == Some(connection))
+    }
+
+    /// The fault plan wants this connection closed right behind its intro.
+    pub(crate) fn closes_after_intro(&mut self) -> bool {
+        let closes = self.faults.close_after_intro > 0;
+        self.faults.close_after_intro = self.faults.close_after_intro.saturating_sub(1);
+        closes
     }
 
     /// The sink's list of undecided transactions.
@@ -400,7 +250,7 @@ impl Cluster {
     }
 
     pub(super) fn connector_links_ready(&self) -> bool {
-        self.links.values().all(|link| link.kind == LinkKind::Plain || link.ready)
+        self.links.values().all(|link| link.kind == LinkKind::Plain || link.ready || link.leaving)
     }
 
     pub(super) fn any_link_lost(&self) -> bool {
@@ -416,7 +266,7 @@ impl Cluster {
     }
 
     pub(super) fn any_queue_full(&self, worker: &str) -> bool {
-        let everywhere = self.config.application == crate::config::Application::WordCount;
+        let everywhere = self.config.application == Application::WordCount;
         self.links
             .values()
             .any(|link| (everywhere || link.worker == worker) && link.queue.bytes() >= MAX_QUEUED)
@@ -426,7 +276,7 @@ impl Cluster {
     /// a vote; later it holds the barrier until it is.
     pub(super) fn raise_barriers(&mut self, checkpoint: u64) -> BTreeMap<String, SavedSink> {
         let mut saved = BTreeMap::new();
-        for link in self.links.values_mut() {
+        for link in self.links.values_mut().filter(|link| !link.leaving) {
             link.queue.seal();
             let end = link.queue.end();
             let before = self.committed.sinks.get(&link.key).cloned().unwrap_or_default();
@@ -470,8 +320,7 @@ impl Cluster {
     /// Connector links go back to their committed offsets and are dialled anew. Plain links keep what waits: nobody
     /// would send it again for a plain source, and nobody removes repeats from a plain sink (§1.3).
     pub(super) fn rewind_links(&mut self) {
-        self.links.retain(|_, link| !link.leaving);
-        for (id, link) in &mut self.links {
+        for (id, link) in self.links.iter_mut().filter(|(_, link)| !link.leaving) {
             link.barrier = None;
             if link.kind == LinkKind::Plain {
                 continue;
@@ -505,29 +354,6 @@ impl Cluster {
                 link.commands.push_back(SinkCommand::WorkersLeft(vec![worker.to_owned()]));
                 self.woken.insert(Wake::Link(*id));
             }
-        }
-    }
-
-    pub(super) fn link_status(&self, link: &Link) -> SinkStatus {
-        let committed = self.committed.sinks.get(&link.key).map_or(0, |saved| saved.offset);
-        SinkStatus {
-            worker: link.worker.clone(),
-            sink: self.config.sinks[link.sink].name.clone(),
-            state: match (link.connection, link.kind) {
-                _ if link.closed => SinkState::Closed,
-                (None, _) => SinkState::Disconnected,
-                (Some(_), LinkKind::Connector) if !link.ready => SinkState::Introducing,
-                (Some(_), LinkKind::Connector | LinkKind::Plain) => SinkState::Ready,
-            },
-            records: link.records,
-            produced: link.queue.end(),
-            committed: if link.is_connector() { committed } else { 0 },
-            queued: link.queue.bytes() as u64,
-            dropped: link.dropped,
-            commits: link.commits,
-            aborts: link.aborts,
-            transaction: link.barrier.as_ref().map(|barrier| barrier.transaction.clone()),
-            connections: link.connections,
         }
     }
 }

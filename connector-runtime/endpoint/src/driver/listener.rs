@@ -37,6 +37,9 @@ pub(crate) async fn run<E: Env>(
                 }
             },
         };
+        if shared.with(crate::cluster::Cluster::closes_on_accept) {
+            continue; // `link` drops here
+        }
         let (shared, worker) = (shared.clone(), worker.clone());
         let tracker = shared.tracker.clone();
         match &protocol {

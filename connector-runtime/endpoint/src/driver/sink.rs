@@ -154,7 +154,7 @@ async fn connector<E: Env>(
             return End::Gone;
         }
     };
-    let mut closing = false;
+    let mut closing = shared.with(crate::cluster::Cluster::closes_after_intro);
     loop {
         let mut stale = false;
         let piece = shared.with(|cluster| {

@@ -49,6 +49,23 @@ async fn a_silent_endpoint_accepts_and_says_nothing_until_it_is_told_to() {
 }
 
 #[tokio::test]
+async fn connections_are_closed_without_a_byte_or_behind_their_intro() {
+    let honest = HonestSink::start().await;
+    let mut config = config(vec![sink_config("out", &honest.address, SinkProtocol::connector())]);
+    config.faults = serde_json::from_str(r#"{"close_on_accept": 2, "close_after_intro": 3}"#).unwrap();
+    let (_endpoint, control, address) = start(config).await;
+    for _ in 0..2 {
+        Peer::dial(&address).await.closed().await;
+    }
+    let mut source = Source::open(&address).await;
+    source.notify(1, None).await;
+    source.send(1, [1], "r").await;
+    source.acked(1, 1).await;
+    assert_eq!(control.status().sinks[0].connections, 4);
+    assert_eq!(honest.committed(), "r1\n");
+}
+
+#[tokio::test]
 async fn ok_is_held_back() {
     let (_endpoint, _control, address) = with_faults(r#"{"delay_ok_ms": 60}"#).await;
     let begun = Instant::now();
