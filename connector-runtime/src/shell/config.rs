@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use connector_crds::{RuntimeConfig, SinkSpec, SourceSpec};
+use connector_crds::{FieldError, RuntimeConfig, SinkSpec, SourceSpec, validate_runtime_config};
 
 use super::readiness::Direction;
 
@@ -33,8 +33,8 @@ pub enum ConfigError {
     #[error("configuration: exactly one of source and sink must be set")]
     Direction,
     /// Fields are wrong, each named.
-    #[error("configuration: {}", .0.join("; "))]
-    Fields(Vec<String>),
+    #[error("configuration: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Fields(Vec<FieldError>),
 }
 
 /// The system of a connector, from Wallaroo's side.
@@ -52,6 +52,18 @@ impl System {
         match self {
             System::Source(_) => Direction::Source,
             System::Sink(_) => Direction::Sink,
+        }
+    }
+
+    /// Name of the system, as in a manifest.
+    pub fn name(&self) -> &'static str {
+        match self {
+            System::Source(SourceSpec::File(_)) | System::Sink(SinkSpec::File(_)) => "file",
+            System::Source(SourceSpec::Generator(_)) => "generator",
+            System::Source(SourceSpec::Kafka(_)) => "kafka",
+            System::Source(SourceSpec::Udp(_)) | System::Sink(SinkSpec::Udp(_)) => "udp",
+            System::Sink(SinkSpec::Redis(_)) => "redis",
+            System::Sink(SinkSpec::Stdout(_)) => "stdout",
         }
     }
 
@@ -73,6 +85,19 @@ impl System {
 /// Reads and judges a configuration. Fields that this version does not know are ignored: a newer operator's defaults
 /// must not stop an older runtime.
 pub fn read(file: &Path) -> Result<(RuntimeConfig, System), ConfigError> {
+    with_file(file, parse)
+}
+
+/// Like [`read`], and refuses fields that this version does not know.
+pub fn read_strict(file: &Path) -> Result<(RuntimeConfig, System), ConfigError> {
+    with_file(file, |text| {
+        let value = serde_json::from_slice(text).map_err(unnamed)?;
+        connector_crds::read_runtime_config(&value).map_err(ConfigError::Fields)?;
+        parse(text)
+    })
+}
+
+fn with_file<T>(file: &Path, parse: impl FnOnce(&[u8]) -> Result<T, ConfigError>) -> Result<T, ConfigError> {
     let unreadable = |cause| ConfigError::Read { file: file.to_owned(), cause };
     if std::fs::metadata(file).map_err(unreadable)?.len() > MAX_BYTES {
         return Err(unreadable(io::Error::new(io::ErrorKind::FileTooLarge, "longer than 1 MiB")));
@@ -84,15 +109,19 @@ pub fn read(file: &Path) -> Result<(RuntimeConfig, System), ConfigError> {
     })
 }
 
+fn unnamed(cause: serde_json::Error) -> ConfigError {
+    ConfigError::Parse { file: PathBuf::new(), cause }
+}
+
 fn parse(text: &[u8]) -> Result<(RuntimeConfig, System), ConfigError> {
-    let config: RuntimeConfig =
-        serde_json::from_slice(text).map_err(|cause| ConfigError::Parse { file: PathBuf::new(), cause })?;
+    let config: RuntimeConfig = serde_json::from_slice(text).map_err(unnamed)?;
     let system = match (&config.source, &config.sink) {
         (Some(source), None) => System::Source(source.clone()),
         (None, Some(sink)) => System::Sink(sink.clone()),
         (Some(_), Some(_)) | (None, None) => return Err(ConfigError::Direction),
     };
-    Ok((config, system))
+    let wrong = validate_runtime_config(&config);
+    if wrong.is_empty() { Ok((config, system)) } else { Err(ConfigError::Fields(wrong)) }
 }
 
 #[cfg(test)]
@@ -121,6 +150,13 @@ mod tests {
         for text in [both, neither] {
             assert!(matches!(parse(text.as_bytes()), Err(ConfigError::Direction)));
         }
+    }
+
+    #[test]
+    fn a_rule_of_the_resource_holds_here_too() {
+        let text = GOOD.replace(r#""connect": ["127.0.0.1:7100"]"#, r#""listen": 7200"#);
+        let error = parse(text.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains("wallaroo.connect"), "{error}");
     }
 
     #[test]
