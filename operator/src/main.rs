@@ -1,5 +1,6 @@
 //! `connector-operator`: the command line.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -74,7 +75,11 @@ fn parse_application(text: &str) -> Result<Application, String> {
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     match Arguments::parse().command {
         Command::Local(arguments) => run_local(arguments),
         Command::Check(arguments) => check(&arguments),

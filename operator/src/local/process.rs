@@ -180,6 +180,8 @@ fn start(spec: &ProcessSpec) -> io::Result<Child> {
     };
     Command::new(&spec.program)
         .args(&spec.arguments)
+        // Its lines are shown among others, without colours of their own.
+        .env("NO_COLOR", "1")
         .stdin(Stdio::null())
         .stdout(stdout)
         .stderr(Stdio::piped())
