@@ -102,7 +102,7 @@ async fn measure(
     let config = EndpointConfig { sources, sinks, checkpoint_interval_ms: 50, ..EndpointConfig::default() };
     let endpoint = Endpoint::start(TokioEnv, config).await?;
     let control = endpoint.control();
-    let limit = std::time::Duration::from_secs(120);
+    let limit = std::time::Duration::from_mins(2);
     control.wait_for("the first checkpoint", limit, |status| status.checkpoint > 0).await?;
     let address = endpoint.address(name).ok_or("no such source")?;
     let begun = Instant::now();

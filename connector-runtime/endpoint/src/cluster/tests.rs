@@ -191,11 +191,11 @@ impl World {
         client.next = last + 1;
     }
 
-    fn sink_step(&mut self, calm: bool) {
+    fn sink_step(&mut self, quiet: bool) {
         let links: Vec<LinkId> = self.cluster.links.keys().copied().collect();
         let id = links[self.dice.roll(links.len() as u64) as usize];
         let key = self.cluster.links[&id].key.clone();
-        let refuses = !calm && self.dice.roll(30) == 0 && self.cluster.committed.checkpoint > 0;
+        let refuses = !quiet && self.dice.roll(30) == 0 && self.cluster.committed.checkpoint > 0;
         let World { cluster, shelves, wires, refusals, .. } = self;
         let shelf = shelves.entry(key).or_default();
         let Some(wire) = wires.get_mut(&id) else {
@@ -263,10 +263,10 @@ impl World {
         }
     }
 
-    fn checkpoint_step(&mut self, calm: bool) {
+    fn checkpoint_step(&mut self, quiet: bool) {
         if let Some(snapshot) = self.cluster.completable() {
             self.disk = Some(snapshot.clone());
-            if !calm && self.dice.roll(8) == 0 {
+            if !quiet && self.dice.roll(8) == 0 {
                 self.crash(); // durable, but nobody heard of it
                 return;
             }
