@@ -4,6 +4,7 @@
 
 use connector_crds::SinkSpec;
 use connector_crds::systems::redis::{FieldSplit, RedisAuth, RedisHash, RedisSink};
+use connector_crds::systems::tls::TlsSpec;
 use connector_runtime::connectors;
 use connector_runtime::record::{Batch, BatchBuilder, NO_TIME, Record};
 use connector_runtime::sink::{Sink, SinkStream};
@@ -120,8 +121,7 @@ async fn an_error_of_one_command_among_many_fails_the_batch() {
     let (server, world) = (FakeRedis::start().await, World::new());
     let mut sink = sink(&spec(&server), &world);
     let payloads: Vec<String> = (0..2_000).map(|n| format!("{n}:{n}")).collect();
-    // The second of four commands runs out of memory.
-    server.state().strings.push(b"other".to_vec());
+    // One of four commands runs out of memory.
     sink.write(&stream(), &batch(["first:1"])).await.unwrap();
     server.state().refusals.extend(["OOM command not allowed".to_owned()]);
     let all = batch(payloads.iter().map(String::as_str));
@@ -165,4 +165,25 @@ async fn a_database_that_does_not_exist_is_said() {
     let spec = RedisSink { database: 99, ..spec(&server) };
     let error = sink(&spec, &world).check().await.unwrap_err();
     assert!(error.to_string().contains(&server.address()), "{error}");
+}
+
+#[tokio::test]
+async fn certificates_that_are_none_are_said_before_anything_is_sent() {
+    let (server, world) = (FakeRedis::start().await, World::new());
+    let reference = world.secret("ca", "not a certificate");
+    for (tls, text) in [
+        (
+            TlsSpec { ca: Some(reference.clone()), ..TlsSpec::default() },
+            "tls.ca: key \"value\" of Secret \"ca\" holds",
+        ),
+        (
+            TlsSpec { certificate: Some(reference.clone()), ..TlsSpec::default() },
+            "tls.certificate and tls.key need each",
+        ),
+    ] {
+        let spec = RedisSink { tls: Some(tls), ..spec(&server) };
+        let error = sink(&spec, &world).check().await.unwrap_err().to_string();
+        assert!(error.starts_with(text), "{error}");
+        assert_eq!(server.state().connections, 0);
+    }
 }

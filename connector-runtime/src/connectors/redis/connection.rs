@@ -19,6 +19,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// on a large server.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How a certificate begins in PEM.
+const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 /// Splits `host:port`; an IPv6 address stands in brackets.
 pub(super) fn host_and_port(address: &str) -> Result<(String, u16), SystemError> {
     let split = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
@@ -69,6 +72,19 @@ pub(super) async fn connect(spec: &Spec, secrets: &Secrets) -> Result<Multiplexe
                 }
             };
             let root_cert = tls.ca.as_ref().map(read).transpose()?;
+            if let (Some(reference), Some(pem)) = (&tls.ca, &root_cert)
+                && memchr::memmem::find(pem, PEM_CERTIFICATE).is_none()
+            {
+                // The client would trust nothing and blame the server.
+                return Err(SystemError::Transient {
+                    context: format!(
+                        "tls.ca: key {:?} of Secret {:?} holds no PEM certificate",
+                        reference.key, reference.name
+                    ),
+                    class: ErrorClass::Auth,
+                    cause: None,
+                });
+            }
             let address = ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None };
             let info = address.into_connection_info().map_err(failed)?.set_redis_settings(settings);
             Client::build_with_tls(info, TlsCertificates { client_tls, root_cert }).map_err(failed)?
