@@ -84,6 +84,7 @@ impl Cluster {
             self.committed = snapshot;
         }
         self.counters.completed += 1;
+        self.interval_passed = false; // the pause begins now
         if self.phase == Phase::Starting {
             self.phase = Phase::Running;
         }

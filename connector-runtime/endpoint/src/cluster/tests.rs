@@ -197,7 +197,7 @@ impl World {
         let key = self.cluster.links[&id].key.clone();
         let refuses = !quiet && self.dice.roll(30) == 0 && self.cluster.committed.checkpoint > 0;
         let World { cluster, shelves, wires, refusals, .. } = self;
-        let shelf = shelves.entry(key).or_default();
+        let kept = shelves.entry(key).or_default();
         let Some(wire) = wires.get_mut(&id) else {
             let intro = cluster.sink_connected(id).unwrap();
             wires.insert(id, Wire { connection: intro.connection, answered: false, vote: None });
@@ -206,7 +206,7 @@ impl World {
         if let Some(transaction) = wire.vote.take() {
             if refuses {
                 *refusals += 1;
-                shelf.pending = None;
+                kept.pending = None;
                 cluster.sink_voted(id, wire.connection, &transaction, false);
             } else {
                 cluster.sink_voted(id, wire.connection, &transaction, true);
@@ -216,22 +216,22 @@ impl World {
         match cluster.next_sink_command(id, wire.connection) {
             Some(SinkCommand::Output(block)) => {
                 assert!(wire.answered, "honest sinks answer before output in this model");
-                assert!(shelf.pending.is_none(), "no output while a transaction is undecided");
-                assert_eq!(block.offset, shelf.bytes.len() as u64, "output continues where it stopped");
-                shelf.bytes.extend(block.iter().flatten());
+                assert!(kept.pending.is_none(), "no output while a transaction is undecided");
+                assert_eq!(block.offset, kept.bytes.len() as u64, "output continues where it stopped");
+                kept.bytes.extend(block.iter().flatten());
             }
             Some(SinkCommand::Phase1 { transaction, start, end }) => {
-                assert_eq!((start, end), (shelf.committed as u64, shelf.bytes.len() as u64));
-                shelf.pending = Some((transaction.clone(), shelf.bytes.len()));
+                assert_eq!((start, end), (kept.committed as u64, kept.bytes.len() as u64));
+                kept.pending = Some((transaction.clone(), kept.bytes.len()));
                 wire.vote = Some(transaction);
             }
             Some(SinkCommand::Phase2 { transaction, commit }) => {
-                let (pending, end) = shelf.pending.take().expect("a decision follows a vote");
+                let (pending, end) = kept.pending.take().expect("a decision follows a vote");
                 assert_eq!(pending, transaction);
                 if commit {
-                    shelf.committed = end;
+                    kept.committed = end;
                 } else {
-                    shelf.bytes.truncate(shelf.committed);
+                    kept.bytes.truncate(kept.committed);
                 }
             }
             Some(SinkCommand::WorkersLeft(_)) => panic!("nobody left"),
@@ -241,10 +241,10 @@ impl World {
             }
             None if !wire.answered => {
                 // A new connection: what was not promised is forgotten.
-                let kept = shelf.pending.as_ref().map_or(shelf.committed, |(_, end)| *end);
-                shelf.bytes.truncate(kept);
+                let end = kept.pending.as_ref().map_or(kept.committed, |(_, end)| *end);
+                kept.bytes.truncate(end);
                 let listed: Vec<String> =
-                    shelf.pending.iter().map(|(transaction, _)| transaction.clone()).collect();
+                    kept.pending.iter().map(|(transaction, _)| transaction.clone()).collect();
                 wire.answered = true;
                 cluster.sink_listed(id, wire.connection, &listed);
             }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // the whole file is test code, also outside `#[test]` functions
 #![allow(clippy::format_collect)] // short expectations, not hot
 
+mod documentation;
 mod faults;
 mod membership;
 mod peers;

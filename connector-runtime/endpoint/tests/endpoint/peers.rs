@@ -240,6 +240,10 @@ impl SinkSocket {
         (SinkSocket { listener }, address)
     }
 
+    pub(crate) fn address(&self) -> String {
+        self.listener.local_addr().unwrap().to_string()
+    }
+
     pub(crate) async fn accept_peer(&self) -> Peer {
         Peer::new(soon("a worker's connection", self.listener.accept()).await.unwrap().0)
     }

@@ -270,6 +270,27 @@ async fn a_fresh_cluster_never_decides_a_transaction_of_an_older_one() {
 }
 
 #[tokio::test]
+async fn a_graceful_stop_between_vote_and_decision_leaves_the_transaction_in_doubt() {
+    let (endpoint, _control, socket, mut sink, _source, _, transaction) = in_doubt().await;
+    let address = socket.address();
+    sink.vote(&transaction, true).await;
+    // The decision may or may not have left before the stop; what counts is what a sink does that did not get it.
+    endpoint.stop().await.unwrap();
+    drop(sink);
+    let (_endpoint, control, source) = start(config(vec![connector(&address)])).await;
+    let mut sink = socket.accept(&[&transaction]).await;
+    assert_eq!(sink.rtag, 77_778, "a new process");
+    let mut source = Source::open(&source).await;
+    assert_eq!(source.notify(1, Some(2)).await, (true, None), "the cluster knows nothing");
+    source.send(1, [2], "a").await;
+    match sink.peer.next().await {
+        Some(Message::Data { id: 0, payload, .. }) => assert_eq!(&payload[..], b"a2\n"),
+        other => panic!("output at offset 0 tells the sink that this is a fresh cluster, got {other:?}"),
+    }
+    assert_eq!(control.status().sinks[0].state, SinkState::Introducing);
+}
+
+#[tokio::test]
 async fn a_no_in_checkpoint_1_would_kill_a_real_worker() {
     let (socket, address) = SinkSocket::bind().await;
     let (_endpoint, control, _source) = start(config(vec![connector(&address)])).await;
