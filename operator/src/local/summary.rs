@@ -98,3 +98,6 @@ pub fn lines(last: Last<'_>) -> Vec<String> {
     lines.extend(rejected);
     lines
 }
+
+#[cfg(test)]
+mod tests;
