@@ -3,9 +3,12 @@
 pub mod dead_letter;
 pub mod poison;
 pub mod retry;
+pub mod sink;
+pub(crate) mod sink_plain;
 pub mod source;
 pub mod source_plain;
 pub mod streams;
+pub mod workers;
 
 /// What the process wants of its pump.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,9 +1,13 @@
 //! Where records go that can never be delivered, and what the pump relies on before a position moves past one.
 
+mod file;
+
 use async_trait::async_trait;
 
 use crate::record::Position;
 use crate::source::SystemError;
+
+pub use self::file::FileDeadLetter;
 
 /// One record that cannot be delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -75,13 +75,19 @@ impl SinkPumpConfig {
             listen: format!("0.0.0.0:{}", wallaroo.listen.unwrap_or(0)),
             on_error: delivery.on_error,
             on_in_doubt: delivery.on_in_doubt,
-            ack_mode: AckMode::Checkpoint,
+            ack_mode: match delivery.ack_mode {
+                connector_crds::AckMode::Checkpoint => AckMode::Checkpoint,
+                connector_crds::AckMode::OnReceipt => AckMode::OnReceipt,
+            },
             backlog_bytes: config
                 .storage
                 .backlog_bytes
                 .and_then(|bytes| u64::try_from(bytes).ok())
                 .unwrap_or(DEFAULT_BACKLOG_BYTES),
-            retain: Retain::default(),
+            retain: Retain {
+                time: Duration::from_secs(u64::try_from(config.storage.retain_seconds).unwrap_or(0)),
+                bytes: u64::try_from(config.storage.retain_bytes).unwrap_or(0),
+            },
             queue_bytes: u64::try_from(delivery.in_flight.bytes).unwrap_or(1).max(1),
             drain_timeout: Duration::from_secs(u64::from(config.drain_timeout_seconds)),
         })
