@@ -1,5 +1,8 @@
 //! The workspace's only `unsafe` code: the librdkafka queue calls that a batch consumer needs, and `SIOCOUTQ`.
 
+#[cfg(feature = "kafka")]
+pub mod kafka;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
