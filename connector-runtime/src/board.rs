@@ -415,12 +415,9 @@ impl Board {
     /// An end changed. Setting the same state again is free of effects.
     pub fn set_side(&self, side: Side, state: SideState) {
         let mut states = self.states();
-        let old = states.sides.insert(side, state.clone());
-        if old.as_ref() == Some(&state) {
-            return;
-        }
         let connected = state == SideState::Connected;
-        if connected != (old == Some(SideState::Connected)) {
+        let was = states.sides.insert(side, state);
+        if connected != (was == Some(SideState::Connected)) {
             states.since.insert(side, Instant::now());
             if connected {
                 *states.reconnects.entry(side).or_default() += 1;
