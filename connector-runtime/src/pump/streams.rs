@@ -299,14 +299,13 @@ impl Streams {
         let held_by_session = self.session.get(&id) == Some(&key);
         let release = |end: bool| Some(Action::Release { key, end: (end && held_by_session).then_some(id) });
         match (stream.phase, stream.fate) {
-            (Phase::Ending | Phase::Leaving, Fate::Lost) => release(false),
-            (_, Fate::Lost) => release(true),
+            (phase, Fate::Lost) => release(!matches!(phase, Phase::Ending | Phase::Leaving)),
             (Phase::Closed, Fate::Reading | Fate::Exhausted) => (!self.session.contains_key(&id))
                 .then_some(Action::Open { key, id, proposal: stream.proposal() }),
             (Phase::Resuming(from), Fate::Reading | Fate::Exhausted) => Some(Action::Resume { key, from }),
             (Phase::Open, Fate::Exhausted) => (!kept(key)).then_some(Action::End { key, id }),
             (Phase::Open | Phase::Resuming(_), Fate::Revoked { .. }) => Some(Action::End { key, id }),
-            (Phase::Opening, Fate::Revoked { .. }) => release(true),
+            (Phase::Opening, Fate::Revoked { .. }) => release(true), // given up before Wallaroo answered
             (Phase::Closed | Phase::Barred | Phase::Leaving, Fate::Revoked { deadline }) => {
                 (stream.uncommitted().is_none() || deadline <= now).then(|| release(false)).flatten()
             }
@@ -316,10 +315,8 @@ impl Streams {
             (Phase::Leaving, Fate::Reading | Fate::Exhausted) => {
                 stream.uncommitted().is_none().then(|| release(false)).flatten()
             }
-            (Phase::Opening | Phase::Open, Fate::Reading)
-            | (Phase::Opening | Phase::Ending, Fate::Exhausted)
-            | (Phase::Ending, Fate::Reading)
-            | (Phase::Barred, Fate::Reading | Fate::Exhausted) => None,
+            (Phase::Open, Fate::Reading)
+            | (Phase::Opening | Phase::Ending | Phase::Barred, Fate::Reading | Fate::Exhausted) => None,
         }
     }
 

@@ -11,6 +11,9 @@ use crate::pump::source_plain::PlainSession;
 use crate::record::{Batch, Position};
 use crate::source::BadRecord;
 
+/// Bytes of a MESSAGE frame beside key and payload.
+const FRAME_OVERHEAD: usize = wallaroo_protocol::frame::PREFIX + MESSAGE_OVERHEAD;
+
 /// A session.
 #[derive(Debug)]
 pub(super) enum Session {
@@ -134,10 +137,9 @@ impl Session {
                     key: record.key,
                     payload: record.payload,
                 });
-                const OVERHEAD: usize = wallaroo_protocol::frame::PREFIX + MESSAGE_OVERHEAD;
                 match client.send(stream, records) {
-                    Ok(taken) => (taken, OVERHEAD, None),
-                    Err(error) => (error.index().unwrap_or(0), OVERHEAD, refused_by_client(&error)),
+                    Ok(taken) => (taken, FRAME_OVERHEAD, None),
+                    Err(error) => (error.index().unwrap_or(0), FRAME_OVERHEAD, refused_by_client(&error)),
                 }
             }
             Session::Plain(plain) => {

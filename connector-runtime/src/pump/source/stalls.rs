@@ -35,8 +35,8 @@ impl Stalls {
         board.set_stalled(self.0.values().next().cloned());
     }
 
-    pub(super) fn clear(&mut self, board: &Board, stall: &Stall) {
-        if let Some(stalled) = self.0.remove(stall) {
+    pub(super) fn clear(&mut self, board: &Board, stall: Stall) {
+        if let Some(stalled) = self.0.remove(&stall) {
             info!(reason = stalled.reason, "No longer stalled.");
             board.set_stalled(self.0.values().next().cloned());
         }

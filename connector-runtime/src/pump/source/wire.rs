@@ -286,8 +286,9 @@ impl<E: Env> Wire<E> {
         let (reason, class) = match &error {
             SourceClientError::CookieRefused => ("CookieRefused", ErrorClass::Auth),
             SourceClientError::VersionRefused(_) => ("VersionRefused", ErrorClass::Protocol),
-            SourceClientError::HandshakeTimeout => ("NotServed", ErrorClass::Timeout),
-            SourceClientError::NotifyTimeout { .. } => ("NotServed", ErrorClass::Timeout),
+            SourceClientError::HandshakeTimeout | SourceClientError::NotifyTimeout { .. } => {
+                ("NotServed", ErrorClass::Timeout)
+            }
             SourceClientError::Peer { .. } => ("SessionEnded", ErrorClass::Rejected),
             SourceClientError::Frame(_)
             | SourceClientError::Decode(_)

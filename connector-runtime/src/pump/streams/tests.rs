@@ -126,7 +126,7 @@ async fn a_receipt_counts_as_acknowledgement_only_after_the_delay() {
 async fn a_revoked_stream_ends_at_wallaroo_commits_and_is_released() {
     let mut streams = opened(None, None);
     streams.sent(KEY, 3, 30, 3, 100);
-    streams.revoked(KEY, Instant::now() + Duration::from_secs(60));
+    streams.revoked(KEY, Instant::now() + Duration::from_mins(1));
     assert_eq!(next(&streams), Some(Action::End { key: KEY, id: ID }));
     streams.ending(KEY);
     assert_eq!(next(&streams), None, "the final acknowledgement is awaited");
