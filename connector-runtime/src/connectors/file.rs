@@ -3,6 +3,7 @@
 mod framing;
 mod identity;
 mod journal;
+mod owner;
 mod positions;
 mod reader;
 mod sink;

@@ -26,6 +26,8 @@ const MAX_BYTES: u64 = 64 * COMPACT_BYTES;
 /// State of the file at one sync.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Entry {
+    /// Whose positions these are: another state directory is another life, whose streams may have the same names.
+    pub(super) owner: String,
     /// Which file: another one may stand at the path now.
     #[serde(flatten)]
     pub(super) file: Identity,
@@ -201,7 +203,12 @@ mod tests {
 
     fn entry(length: u64) -> Entry {
         let stream = SinkStream { worker: "worker-0".into(), incarnation: 7 };
-        Entry { file: Identity::default(), length, streams: vec![StreamPosition::new(&stream, length * 10)] }
+        Entry {
+            owner: "o".into(),
+            file: Identity::default(),
+            length,
+            streams: vec![StreamPosition::new(&stream, length * 10)],
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::super::{Context, set_position};
 use super::framing::append;
 use super::identity::Identity;
 use super::journal::{Entry, Journal, JournalError, StreamPosition, sync_parent};
+use super::owner::owner;
 use crate::record::{Batch, Position};
 use crate::sink::{Rejected, Sink, SinkStream, SystemError, Written};
 use crate::source::ErrorClass;
@@ -31,22 +32,27 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// **Durable** means `fdatasync` returned: at `flush`, and while records come after 16 MiB or a second.
 ///
 /// **Exactly once** where positions are stable. Beside the file stands a journal, `<path>.positions`. Each sync first
-/// syncs the data, then adds a journal entry (length of the file, position of every stream) and syncs that; only
-/// then the positions count as durable. `open` after a crash cuts the file to the length of the last whole entry, which
-/// removes exactly the records that were never reported as durable, and returns the entry's positions; the pump writes the rest
-/// again. Several streams share the file, so one entry speaks of all of them. Readers may see records that a
-/// recovery takes back and writes again; the file belongs to this Connector while the journal is there.
+/// syncs the data, then adds a journal entry (length of the file, position of every stream) and syncs that; only then
+/// the positions count as durable. `open` after a crash cuts the file to the length of the last whole entry, which
+/// removes exactly the records that were never reported as durable, and returns the entry's positions; the pump writes
+/// the rest again. Several streams share the file, so one entry speaks of all of them. An entry also names the state
+/// directory that its positions belong to: with another one (a replaced volume) they count for nothing, and what the
+/// file holds stays. Readers may see records that a recovery takes back and writes again; the file belongs to this
+/// Connector while the journal is there.
 ///
-/// **Rotation** by rename is noticed at each sync: the positions stay, a new file is begun. A file that is
-/// *shorter* than its last entry goes back to the newest entry that it still holds (or to nothing), and `open` says so by its position.
+/// **Rotation** by rename is noticed at each sync: the positions stay, a new file is begun. A file that is *shorter*
+/// than its last entry goes back to the newest entry that it still holds (or to nothing), and `open` says so by its
+/// position.
 ///
-/// **Trouble.** When an append fails (no space), what was written of it is cut off and the batch can be written again. When a
-/// sync fails, what the disk holds is unknown: everything fails as permanent until a new process recovers. A second writer is kept out by a lock.
+/// **Trouble.** When an append fails (no space), what was written of it is cut off and the batch can be written again.
+/// When a sync fails, what the disk holds is unknown: everything fails as permanent until a new process recovers. A
+/// second writer is kept out by a lock.
 #[derive(Debug)]
 pub struct FileSink {
     path: PathBuf,
     format: FileFormat,
     exactly_once: bool,
+    state: PathBuf,
     open: Option<Open>,
     accepted: BTreeMap<SinkStream, Position>,
     durable: BTreeMap<SinkStream, Position>,
@@ -61,7 +67,7 @@ struct Open {
     file: File,
     identity: Identity,
     length: u64,
-    journal: Option<Journal>,
+    journal: Option<(Journal, String)>,
 }
 
 impl FileSink {
@@ -71,6 +77,7 @@ impl FileSink {
             path: context.base.join(&spec.path),
             format: spec.format,
             exactly_once: context.stable_positions,
+            state: context.state.clone(),
             open: None,
             accepted: BTreeMap::new(),
             durable: BTreeMap::new(),
@@ -114,13 +121,16 @@ impl FileSink {
                 _ => return Ok(Open { file, identity, length, journal: None }),
             }
         }
+        let owner = owner(&self.state).map_err(|error| self.failed("naming the owner of", error))?;
         let mut journal = Journal::open(&journal_path).map_err(|error| self.journal_failed(error))?;
-        let last = journal.entries().last().cloned();
+        let last = journal.entries().last().filter(|last| last.owner == owner).cloned();
         let entry = match last {
-            // The first time: what the file holds stays.
-            None => Entry { file: identity, length, streams: Vec::new() },
+            // The first time, or the first with this state directory: what the file holds stays.
+            None => Entry { owner: owner.clone(), file: identity, length, streams: Vec::new() },
             // The file was moved or deleted by its owner: its records were delivered.
-            Some(last) if last.file != identity => Entry { file: identity, length, streams: last.streams },
+            Some(last) if last.file != identity => {
+                Entry { owner: owner.clone(), file: identity, length, streams: last.streams }
+            }
             Some(last) => {
                 let held = journal
                     .entries()
@@ -136,7 +146,7 @@ impl FileSink {
                         "file is shorter than what was durable, it went back"
                     );
                 }
-                held.unwrap_or(Entry { file: identity, length, streams: Vec::new() })
+                held.unwrap_or(Entry { owner: owner.clone(), file: identity, length, streams: Vec::new() })
             }
         };
         if entry.length < length {
@@ -149,7 +159,7 @@ impl FileSink {
         self.durable = positions;
         self.accepted.clone_from(&self.durable);
         self.unsynced = 0;
-        Ok(Open { file, identity, length, journal: Some(journal) })
+        Ok(Open { file, identity, length, journal: Some((journal, owner)) })
     }
 
     /// Makes everything accepted durable: data first, then the journal entry that speaks of it.
@@ -162,9 +172,9 @@ impl FileSink {
         if let Err(error) = open.file.sync_data() {
             return Err(self.poison(&format!("syncing file {}: {error}", self.path.display())));
         }
-        if let Some(journal) = &mut open.journal {
+        if let Some((journal, owner)) = &mut open.journal {
             let streams = self.accepted.iter().map(|(s, p)| StreamPosition::new(s, *p)).collect();
-            let entry = Entry { file: open.identity, length: open.length, streams };
+            let entry = Entry { owner: owner.clone(), file: open.identity, length: open.length, streams };
             if let Err(error) = journal.append(entry) {
                 return Err(self.journal_failed(error));
             }
@@ -273,7 +283,9 @@ impl Sink for FileSink {
         if let Some(position) = batch.last_position() {
             set_position(&mut self.accepted, stream, position);
         }
-        if self.unsynced >= SYNC_BYTES || self.synced_at.elapsed() >= SYNC_INTERVAL {
+        // Nothing that was refused is passed over durably before the pump has dealt with it.
+        let due = self.unsynced >= SYNC_BYTES || self.synced_at.elapsed() >= SYNC_INTERVAL;
+        if due && rejected.is_empty() {
             match self.sync() {
                 // The batch is accepted: an error would have it written twice. The next sync reports what persists.
                 Ok(()) | Err(SystemError::Transient { .. }) => {}

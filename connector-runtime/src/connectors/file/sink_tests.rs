@@ -130,6 +130,20 @@ async fn what_a_file_held_before_the_first_record_stays() {
 }
 
 #[tokio::test]
+async fn positions_of_another_state_directory_count_for_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    two_workers(directory.path()).await;
+    fs::remove_dir_all(directory.path().join("state")).unwrap();
+    // A new cluster whose workers have the names of the old one.
+    let mut sink = sink(directory.path(), FileFormat::Lines);
+    assert_eq!(sink.open(&stream("a")).await.unwrap(), None);
+    sink.write(&stream("a"), &numbered("new", 0, 1)).await.unwrap();
+    sink.flush(deadline()).await.unwrap();
+    let lines = lines(directory.path());
+    assert_eq!((lines.len(), lines.last().map(String::as_str)), (12, Some("new1")));
+}
+
+#[tokio::test]
 async fn a_file_moved_away_keeps_the_positions_and_a_new_one_is_begun() {
     let directory = tempfile::tempdir().unwrap();
     let mut running = sink(directory.path(), FileFormat::Lines);

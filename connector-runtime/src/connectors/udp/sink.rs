@@ -29,9 +29,10 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// Sends each record as one datagram.
 ///
 /// Durable means handed to the kernel, so records are delivered at most once from there on: a datagram may be lost on
-/// the way and nobody tells. Where the target's host answers that nobody listens, writing fails as transient and the rest of
-/// the batch is sent when it is given again; the datagram that drew the answer is lost. The name is resolved anew after
-/// each failure. A record of more than 65,507 bytes is rejected; an empty one is an empty datagram.
+/// the way and nobody tells. Where the target's host answers that nobody listens, writing may fail as transient (the
+/// kernel reports some of these answers), and the rest of the batch is sent when it is given again; what drew the
+/// answer is lost. The name is resolved anew after each failure. A record of more than 65,507 bytes is rejected; an
+/// empty one is an empty datagram.
 #[derive(Debug)]
 pub struct UdpSink {
     host: String,
