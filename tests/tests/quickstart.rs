@@ -148,7 +148,7 @@ fn the_quickstart_accounts_for_every_line() {
 }
 
 #[test]
-fn killed_runtimes_are_started_again_and_nothing_is_lost_or_written_twice() {
+fn killed_processes_are_started_again_and_nothing_is_lost_or_written_twice() {
     let copy = Copy::new();
     copy.change(
         "temperatures-in.yaml",
@@ -156,12 +156,15 @@ fn killed_runtimes_are_started_again_and_nothing_is_lost_or_written_twice() {
         "    generator: {rate: 2000, size: 40, count: 8000}",
     );
     let child = copy.command("identity").spawn().unwrap();
-    for part in [500, 2_500] {
+    // The names are those of the process table, which keeps 15 bytes.
+    for (part, name, processes) in
+        [(500, "connector-runti", 2), (2_500, "wallaroo-endpoi", 1), (4_500, "connector-runti", 2)]
+    {
         wait_until("records in the file", || written(&copy).len() > part);
-        let killed = runtimes_of(child.id());
-        assert!(!killed.is_empty());
+        let killed = children_of(child.id(), name);
+        assert_eq!(killed.len(), processes, "{name}");
         for pid in killed {
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
         }
     }
     let output = finish(child);
@@ -172,21 +175,71 @@ fn killed_runtimes_are_started_again_and_nothing_is_lost_or_written_twice() {
     assert_eq!(numbers, (1..=8_000).collect::<Vec<_>>(), "{text}");
 }
 
-/// The runtime processes that a `local` process keeps.
-fn runtimes_of(parent: u32) -> Vec<nix::unistd::Pid> {
+/// The processes of a name that a `local` process keeps.
+fn children_of(parent: u32, name: &str) -> Vec<nix::unistd::Pid> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
         // Fields of `stat` after the name in parentheses: state, parent.
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
         let Some((head, tail)) = stat.rsplit_once(')') else { continue };
         let is_child = tail.split_whitespace().nth(1) == Some(&parent.to_string());
-        if is_child && head.contains("(connector-runti") {
+        if is_child && head.ends_with(&format!("({name}")) {
             found.extend(
                 head.split(' ').next().and_then(|pid| pid.parse().ok()).map(nix::unistd::Pid::from_raw),
             );
         }
     }
     found
+}
+
+#[test]
+fn the_plain_protocols_bring_everything_through_in_both_directions() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, spec: String| {
+        let text = format!(
+            "apiVersion: connectors.wallaroolabs.com/v1alpha1\nkind: Connector\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+        );
+        fs::write(directory.path().join(name).with_extension("yaml"), text).unwrap();
+    };
+    let mut expected = Vec::new();
+    for (index, protocol) in ["FramedTCP", "Stream05", "Stream06"].into_iter().enumerate() {
+        let (size, count) = (30 + index, 1_000);
+        write(
+            &format!("in-{index}"),
+            format!(
+                "{{source: {{generator: {{size: {size}, count: {count}}}}}, \
+                 wallaroo: {{protocol: {protocol}, connect: ['localhost:{}']}}}}",
+                free_port()
+            ),
+        );
+        expected.extend((1..=count).map(|number| format!("{number:.<size$}")));
+        let framing = if protocol == "FramedTCP" { ", sinkFraming: {lines: {}}" } else { "" };
+        write(
+            &format!("out-{index}"),
+            format!(
+                "{{sink: {{file: {{path: out-{index}.txt}}}}, wallaroo: {{protocol: {protocol}, listen: 0{framing}}}}}"
+            ),
+        );
+    }
+    let child = Command::new(binary("connector-operator").unwrap())
+        .current_dir(directory.path())
+        .args(["local", "-f", ".", "--wallaroo", "embedded"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = finish(child);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    expected.sort();
+    for index in 0..3 {
+        let written = fs::read_to_string(directory.path().join(format!("out-{index}.txt"))).unwrap();
+        let mut lines: Vec<_> = written.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(lines, expected, "out-{index}: {text}");
+    }
+    assert!(text.contains("Records in: 3,000, out: 9,000, rejected: 0"), "{text}");
 }
 
 #[test]
