@@ -88,7 +88,7 @@ impl std::fmt::Display for BadRecord {
 }
 
 /// Where a stream continues.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ResumeFrom {
     /// With the first record beyond this position: Wallaroo has everything up to it.
     After(Position),

@@ -56,7 +56,7 @@ pub struct IdCollision {
 }
 
 /// The ids that are in use, with the stream of each.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct StreamIds(BTreeMap<StreamId, String>);
 
 impl StreamIds {

@@ -23,6 +23,12 @@ mod record;
 mod segment;
 mod state;
 
+/// What a log's records do to its state, without a disk: for models that explore every state.
+pub mod decisions {
+    pub use super::record::{Header, Lengths, Record};
+    pub use super::state::LogState;
+}
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 

@@ -25,7 +25,7 @@ use crate::stream_id::{IdCollision, StreamIds};
 const MAX_POISON: usize = 1_024;
 
 /// Where a stream stands between the source and Wallaroo.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// No session knows it.
     Closed,
@@ -44,7 +44,7 @@ pub enum Phase {
 }
 
 /// What the system wants of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Fate {
     Reading,
     /// No more records come.
@@ -58,7 +58,7 @@ enum Fate {
 }
 
 /// One stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Stream {
     /// Its name in the system.
     pub name: String,
@@ -154,7 +154,7 @@ pub enum Action {
 }
 
 /// All streams of a source.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Streams {
     table: BTreeMap<StreamKey, Stream>,
     /// Ids that the present session holds, also of streams that left the table before their end was acknowledged.

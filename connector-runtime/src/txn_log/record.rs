@@ -31,7 +31,7 @@ const MAGIC: [u8; 4] = *b"wtxl";
 
 /// What a segment starts with: the state at its beginning, so that earlier segments can be removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Header<'a> {
+pub struct Header<'a> {
     pub(super) incarnation: u64,
     pub(super) segment: u64,
     pub(super) committed: u64,
@@ -45,42 +45,58 @@ pub(super) struct Header<'a> {
 
 /// One record; its bytes are borrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Record<'a> {
+pub enum Record<'a> {
+    /// The first record of a segment, and no other.
     Header(Header<'a>),
-    /// Output, contiguous from `offset`; decided at once without checkpoints.
+    /// Output.
     Data {
+        /// Offset of its first byte.
         offset: u64,
+        /// Decided at once: there are no checkpoints.
         decided: bool,
+        /// Lengths of its messages.
         lengths: Lengths<'a>,
+        /// The messages, one behind the other.
         bytes: &'a [u8],
     },
     /// A vote.
     Prepare {
+        /// What it is on.
         transaction: &'a [u8],
+        /// The vote.
         vote: bool,
+        /// Offset of the first byte.
         start: u64,
+        /// Offset behind the last byte.
         end: u64,
     },
     /// The decision to commit.
     Commit {
+        /// What is decided.
         transaction: &'a [u8],
     },
     /// The decision to abort; what it discards was cut off before.
     RolledBack {
+        /// What is decided.
         transaction: &'a [u8],
+        /// Offset from which output comes again.
         start: u64,
     },
-    /// Everything up to `position`, in number `records`, is durable at the target.
+    /// Everything up to a position is durable at the target.
     Delivered {
+        /// Offset behind the last byte.
         position: u64,
+        /// Records up to there.
         records: u64,
     },
-    /// The target refuses the record at `position`, and it may not be passed over.
+    /// The target refuses a record, and it may not be passed over.
     Held {
+        /// Its position.
         position: u64,
     },
-    /// The incarnation is over; with `in_doubt` its undecided transaction is kept for someone to look at.
+    /// The incarnation is over.
     Ended {
+        /// Its undecided transaction is kept for someone to look at.
         in_doubt: bool,
     },
     /// Nothing but its `synced`.
@@ -89,9 +105,14 @@ pub(super) enum Record<'a> {
 
 /// Lengths of a data record's messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Lengths<'a>(&'a [u8]);
+pub struct Lengths<'a>(&'a [u8]);
 
-impl Lengths<'_> {
+impl<'a> Lengths<'a> {
+    /// From four bytes a message, little-endian; an incomplete last length is left out.
+    pub fn new(bytes: &'a [u8]) -> Lengths<'a> {
+        Lengths(&bytes[..bytes.len() - bytes.len() % 4])
+    }
+
     pub(super) fn len(self) -> usize {
         self.0.len() / 4
     }

@@ -6,7 +6,7 @@ use wallaroo_protocol::{Pending, WorkerState};
 use super::record::{Header, Record};
 
 /// What one incarnation of a worker's log holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LogState {
     /// Offset behind the last decided byte.
     pub committed: u64,
@@ -63,14 +63,14 @@ impl LogState {
     }
 
     /// What was staged behind the last decision is gone.
-    pub(super) fn discard(&mut self) {
+    pub fn discard(&mut self) {
         self.received = self.committed;
         self.records = self.committed_records;
         self.pending = None;
     }
 
     /// The next record of the log; an error says why it cannot follow. Headers are judged by [`LogState::follows`].
-    pub(super) fn apply(&mut self, record: &Record<'_>) -> Result<(), &'static str> {
+    pub fn apply(&mut self, record: &Record<'_>) -> Result<(), &'static str> {
         match *record {
             Record::Header(_) => return Err("a second header"),
             Record::Data { offset, decided, lengths, bytes } => {

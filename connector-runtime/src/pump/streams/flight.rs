@@ -10,7 +10,7 @@ use crate::record::Position;
 pub(super) type Amount = (u64, u64);
 
 /// Records sent in one or more consecutive calls.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Chunk {
     last: Position,
     records: u64,
@@ -20,7 +20,7 @@ struct Chunk {
 }
 
 /// Records that the worker's kernel has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Receipt {
     last: Position,
     records: u64,
@@ -29,7 +29,7 @@ struct Receipt {
 }
 
 /// What of a stream is sent and not acknowledged.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Flight {
     sent: VecDeque<Chunk>,
     received: VecDeque<Receipt>,
