@@ -150,3 +150,15 @@ async fn a_finite_source_repeats_what_died_with_the_connection_before_it_was_old
     assert_eq!(pump.outcome().await, Outcome::Completed);
     assert_eq!(source.committed("a"), Some(100));
 }
+
+#[tokio::test]
+async fn an_idle_pump_sleeps() {
+    let (listener, address) = listen().await;
+    let source = Scripted::new(10).topic("a", 100, false);
+    let pump = start(&source, plain(Protocol::FramedTCP, &address));
+    let _link = accept(&listener).await;
+    until("all is committed", || source.committed("a") == Some(100)).await;
+    let before = source.system().polls;
+    stays("few turns of the loop", Duration::from_millis(500), || source.system().polls <= before + 5).await;
+    pump.stop().await;
+}
