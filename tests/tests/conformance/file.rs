@@ -18,17 +18,17 @@ fn carries(format: FileFormat) -> Carries {
     }
 }
 
-pub struct Source {
+pub(crate) struct Source {
     path: PathBuf,
     format: FileFormat,
 }
 
 impl Source {
-    pub async fn lines(world: &World) -> Source {
+    pub(crate) async fn lines(world: &World) -> Source {
         Source::new(world, FileFormat::Lines)
     }
 
-    pub async fn prefixed(world: &World) -> Source {
+    pub(crate) async fn prefixed(world: &World) -> Source {
         Source::new(world, FileFormat::LengthPrefixed)
     }
 
@@ -101,17 +101,17 @@ impl SourceFixture for Source {
     }
 }
 
-pub struct Sink {
+pub(crate) struct Sink {
     path: PathBuf,
     format: FileFormat,
 }
 
 impl Sink {
-    pub async fn lines(world: &World) -> Sink {
+    pub(crate) async fn lines(world: &World) -> Sink {
         Sink::new(world, FileFormat::Lines)
     }
 
-    pub async fn prefixed(world: &World) -> Sink {
+    pub(crate) async fn prefixed(world: &World) -> Sink {
         Sink::new(world, FileFormat::LengthPrefixed)
     }
 

@@ -6,10 +6,10 @@ use connector_crds::systems::generator::GeneratorSource;
 use connector_tests::conformance::source::{SourceFixture, SourceTraits};
 use connector_tests::conformance::{Ability, Carries, World, payloads};
 
-pub struct Source;
+pub(crate) struct Source;
 
 impl Source {
-    pub async fn new(_world: &World) -> Source {
+    pub(crate) async fn new(_world: &World) -> Source {
         Source
     }
 }

@@ -8,14 +8,14 @@ use connector_tests::conformance::{Ability, CANARY, Carries, PATIENCE, World};
 use connector_tests::fake_redis::FakeRedis;
 use tokio::time::{Duration, Instant, sleep};
 
-pub struct Sink {
+pub(crate) struct Sink {
     server: FakeRedis,
     spec: RedisSink,
 }
 
 impl Sink {
     /// A server without authentication; field and value by length.
-    pub async fn with_length_prefix(_world: &World) -> Sink {
+    pub(crate) async fn with_length_prefix(_world: &World) -> Sink {
         let server = FakeRedis::start().await;
         let hash = RedisHash { key: "totals".into(), field: FieldSplit::LengthPrefix {}, ttl_seconds: None };
         let spec = RedisSink { address: server.address(), database: 0, hash, tls: None, auth: None };
@@ -23,7 +23,7 @@ impl Sink {
     }
 
     /// A server with an ACL user; field and value by a delimiter, another database, an expiry.
-    pub async fn with_delimiter(world: &World) -> Sink {
+    pub(crate) async fn with_delimiter(world: &World) -> Sink {
         let server = FakeRedis::start().await;
         server.state().users.insert("writer".into(), CANARY.into());
         let auth = RedisAuth { username: Some("writer".into()), password: world.secret("redis", CANARY) };

@@ -42,12 +42,12 @@ impl AsyncWrite for Shared {
     }
 }
 
-pub struct Sink {
+pub(crate) struct Sink {
     output: Shared,
 }
 
 impl Sink {
-    pub async fn new(_world: &World) -> Sink {
+    pub(crate) async fn new(_world: &World) -> Sink {
         Sink { output: Shared::default() }
     }
 }

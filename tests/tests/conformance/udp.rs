@@ -23,14 +23,14 @@ async fn own_address() -> (UdpSocket, SocketAddr) {
     (socket, address)
 }
 
-pub struct Source {
+pub(crate) struct Source {
     address: SocketAddr,
     sender: UdpSocket,
     occupied: Option<UdpSocket>,
 }
 
 impl Source {
-    pub async fn new(_world: &World) -> Source {
+    pub(crate) async fn new(_world: &World) -> Source {
         let (_, address) = own_address().await;
         let sender = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         Source { address, sender, occupied: None }
@@ -85,14 +85,14 @@ impl SourceFixture for Source {
     }
 }
 
-pub struct Sink {
+pub(crate) struct Sink {
     target: UdpSocket,
     address: SocketAddr,
     received: Vec<Vec<u8>>,
 }
 
 impl Sink {
-    pub async fn new(_world: &World) -> Sink {
+    pub(crate) async fn new(_world: &World) -> Sink {
         let (target, address) = own_address().await;
         Sink { target, address, received: Vec::new() }
     }
