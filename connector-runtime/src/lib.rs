@@ -13,6 +13,8 @@
 
 pub mod board;
 pub mod connectors;
+#[cfg(test)]
+pub(crate) mod fake_disk;
 pub mod pump;
 pub mod record;
 pub mod secret;

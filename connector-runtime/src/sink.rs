@@ -37,6 +37,9 @@ pub struct Written {
 /// batch again, so a batch may be written more than once (`Record::position` is the idempotency key). A batch is accepted when
 /// `write` returns; it is *durable* only when [`Sink::durable`] reports its last position, and the transaction log
 /// keeps it until then.
+///
+/// A sink that stores positions with the data does not make the position of a batch with refused records durable before it was
+/// called again after `write`: first the pump makes durable what becomes of those records.
 #[async_trait]
 pub trait Sink: Send {
     /// Announces a stream, after every (re)connect to the target. Returns the position that the target itself holds for it,
@@ -46,7 +49,8 @@ pub trait Sink: Send {
     /// Writes the records in order. With `Err` any prefix may have been written. Not cancel-safe: the pump awaits it.
     async fn write(&mut self, stream: &SinkStream, batch: &Batch) -> Result<Written, SystemError>;
 
-    /// Up to which position of each stream everything is durable at the target. Called after `write` and `flush`.
+    /// Up to which position of each stream everything is durable at the target, what `open` returned included. Called after every
+    /// other method.
     fn durable(&self) -> Vec<(SinkStream, Position)>;
 
     /// Makes everything accepted durable, by `deadline`.

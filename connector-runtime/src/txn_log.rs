@@ -89,6 +89,7 @@ pub struct TxnLog<E: Env> {
     open_at: Option<u64>,
     buffer: BytesMut,
     window: Window,
+    segment_bytes: u64,
 }
 
 impl<E: Env> TxnLog<E> {
@@ -108,6 +109,7 @@ impl<E: Env> TxnLog<E> {
             open_at: None,
             buffer: BytesMut::new(),
             window: Window::default(),
+            segment_bytes: SEGMENT_BYTES,
         };
         log.add_segment(1)?;
         Ok(log)
@@ -399,8 +401,9 @@ impl<E: Env> TxnLog<E> {
     }
 
     fn rotate_if_due(&mut self) -> Result<(), LogError> {
+        let due = self.segment_bytes;
         let active = self.active()?;
-        if active.length < SEGMENT_BYTES {
+        if active.length < due {
             return Ok(());
         }
         let next = active.number + 1;
@@ -408,7 +411,7 @@ impl<E: Env> TxnLog<E> {
             return Ok(());
         }
         // Only the last segment may end in a write that was lost.
-        self.active()?.sync()?;
+        self.active()?.seal()?;
         self.add_segment(next)
     }
 
@@ -451,6 +454,9 @@ fn waiting(state: &LogState) -> u64 {
     state.undelivered() + voted.map_or(0, |pending| pending.end - pending.start)
 }
 
+#[cfg(test)]
+mod tests;
+
 /// A log as it was found on disk, not yet changed.
 struct Recovered<E: Env> {
     log: Option<TxnLog<E>>,
@@ -478,6 +484,7 @@ impl<E: Env> Recovered<E> {
             open_at: None,
             buffer: BytesMut::new(),
             window: Window::default(),
+            segment_bytes: SEGMENT_BYTES,
         };
         let mut sound = 0;
         for (index, (number, path)) in files.into_iter().enumerate() {

@@ -515,19 +515,16 @@ impl<E: Env> Pump<E> {
         }
         for id in quiet {
             let Some(link) = self.links.get_mut(id) else { continue };
-            match link.talk.quiet_since {
+            if link.talk.quiet_since.is_none() {
                 // Our end is said first and what still comes is read: closing would throw it away.
-                None => {
-                    link.talk.quiet_since = Some(now);
-                    link.half_close();
-                }
-                Some(_) => {
-                    if let Err(error) = link.talk.splitter.finish() {
-                        self.malformed(id, &error);
-                    }
-                    self.ended(id);
-                }
+                link.talk.quiet_since = Some(now);
+                link.half_close();
+                continue;
             }
+            if let Err(error) = link.talk.splitter.finish() {
+                self.malformed(id, &error);
+            }
+            self.ended(id);
         }
         for (id, lane) in &self.lanes {
             if lane.stopped {

@@ -83,6 +83,13 @@ impl<F: File> Segment<F> {
         }
     }
 
+    /// Makes the whole file durable, for it is not written to any more: the segment behind it is the evidence.
+    pub(super) fn seal(&mut self) -> Result<(), LogError> {
+        self.file.sync().map_err(LogError::sync(&self.path))?;
+        self.synced = self.length;
+        Ok(())
+    }
+
     /// Cuts the file; durable on return.
     pub(super) fn cut(&mut self, length: u64) -> Result<(), LogError> {
         self.file.truncate(length).map_err(LogError::io(&self.path))?;

@@ -204,7 +204,7 @@ impl<E: Env> Pump<E> {
         self.board.set_listen(format!("{host}:{}", listener.port()));
         loop {
             self.board.heartbeat();
-            match self.end()? {
+            match self.end() {
                 Some(outcome) => return self.leave(outcome),
                 None => self.turn()?,
             }
@@ -423,12 +423,12 @@ impl<E: Env> Pump<E> {
     // ---- the end ----
 
     /// Whether it is time to leave.
-    fn end(&mut self) -> Result<Option<SinkOutcome>, SinkPumpError> {
+    fn end(&mut self) -> Option<SinkOutcome> {
         let asked = *self.shutdown.borrow();
         let now = Instant::now();
         match asked {
-            Shutdown::Run => return Ok(None),
-            Shutdown::Now => return Ok(Some(self.outcome())),
+            Shutdown::Run => return None,
+            Shutdown::Now => return Some(self.outcome()),
             Shutdown::Drain => {}
         }
         let timeout = self.config.drain_timeout;
@@ -442,9 +442,9 @@ impl<E: Env> Pump<E> {
             });
         let over = self.links.len() == 0 && delivered && !self.outlet.is_busy();
         if over || now >= draining.deadline {
-            return Ok(Some(self.outcome()));
+            return Some(self.outcome());
         }
-        Ok(None)
+        None
     }
 
     fn outcome(&self) -> SinkOutcome {

@@ -61,7 +61,7 @@ impl<E: Env> Pump<E> {
     /// The next batch, of another stream each time.
     fn next_write(&mut self) -> Result<Option<Job>, SinkPumpError> {
         let mut order: Vec<SinkStream> =
-            self.workers.values().flat_map(|w| deliverable(&w.streams)).collect();
+            self.workers.values().filter_map(|w| deliverable(&w.streams)).collect();
         order.sort_unstable();
         if let Some(served) = &self.served {
             let behind = order.partition_point(|id| id <= served);
@@ -179,7 +179,8 @@ impl<E: Env> Pump<E> {
                      records are lost at the target; restore it, or accept the loss by removing the worker's log",
                     id.worker, known.retained_from
                 );
-                return Ok(self.stop(id, "TargetWentBack", message));
+                self.stop(id, "TargetWentBack", message);
+                return Ok(());
             }
             Resume::Ahead { target } => {
                 let message = format!(
@@ -187,7 +188,8 @@ impl<E: Env> Pump<E> {
                      connector, or the state volume is an older copy",
                     id.worker, known.committed
                 );
-                return Ok(self.stop(id, "TargetAhead", message));
+                self.stop(id, "TargetAhead", message);
+                return Ok(());
             }
         };
         let Some(cursor) = stream.log.seek(from)? else { return Ok(()) };

@@ -168,7 +168,7 @@ fn poll_read<L: AsyncRead + Unpin>(
 
 /// All connections of a sink, served in turn.
 pub(crate) struct Links<L, T> {
-    links: BTreeMap<LinkId, Link<L, T>>,
+    open: BTreeMap<LinkId, Link<L, T>>,
     last: LinkId,
     /// Served first next time.
     first: LinkId,
@@ -177,57 +177,57 @@ pub(crate) struct Links<L, T> {
 
 impl<L, T> Default for Links<L, T> {
     fn default() -> Self {
-        Links { links: BTreeMap::new(), last: 0, first: 0, happened: Vec::new() }
+        Links { open: BTreeMap::new(), last: 0, first: 0, happened: Vec::new() }
     }
 }
 
 impl<L: Stream, T: Talk> Links<L, T> {
     pub(crate) fn add(&mut self, link: Link<L, T>) -> LinkId {
         self.last += 1;
-        self.links.insert(self.last, link);
+        self.open.insert(self.last, link);
         self.last
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.links.len()
+        self.open.len()
     }
 
     pub(crate) fn get_mut(&mut self, id: LinkId) -> Option<&mut Link<L, T>> {
-        self.links.get_mut(&id)
+        self.open.get_mut(&id)
     }
 
     pub(crate) fn remove(&mut self, id: LinkId) -> Option<Link<L, T>> {
-        self.links.remove(&id)
+        self.open.remove(&id)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (LinkId, &Link<L, T>)> {
-        self.links.iter().map(|(id, link)| (*id, link))
+        self.open.iter().map(|(id, link)| (*id, link))
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (LinkId, &mut Link<L, T>)> {
-        self.links.iter_mut().map(|(id, link)| (*id, link))
+        self.open.iter_mut().map(|(id, link)| (*id, link))
     }
 
     /// Serves every link once, another one first each time. Ready when something happened: see [`Links::take_happened`].
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let now = Instant::now();
-        let Links { links, happened, first, .. } = self;
+        let Links { open, happened, first, .. } = self;
         let start = *first;
         let mut serve = |id: LinkId, link: &mut Link<L, T>| {
             if let Poll::Ready(what) = link.poll(cx, now) {
                 happened.push((id, what));
             }
         };
-        for (id, link) in links.range_mut(start..) {
+        for (id, link) in open.range_mut(start..) {
             serve(*id, link);
         }
-        for (id, link) in links.range_mut(..start) {
+        for (id, link) in open.range_mut(..start) {
             serve(*id, link);
         }
         if happened.is_empty() {
             return Poll::Pending;
         }
-        *first = links.range(start + 1..).next().map_or(0, |(id, _)| *id);
+        *first = open.range(start + 1..).next().map_or(0, |(id, _)| *id);
         Poll::Ready(())
     }
 
