@@ -47,8 +47,10 @@ impl Screen {
     }
 
     fn drawn_table(&mut self, now: Duration, table: Vec<String>, last: bool) -> String {
-        let due = self.in_place || self.shown_at.is_none_or(|at| now.saturating_sub(at) >= PAGE_PAUSE);
-        if !last && (!due || table == self.table) {
+        let due =
+            self.in_place || last || self.shown_at.is_none_or(|at| now.saturating_sub(at) >= PAGE_PAUSE);
+        let stands = table == self.table && !(self.in_place && last);
+        if !due || stands {
             return String::new();
         }
         let mut out = self.erased();
@@ -118,6 +120,7 @@ mod tests {
         assert_eq!(screen.drawn_line("log"), "log\n");
         assert_eq!(screen.drawn_table(PAGE_PAUSE, table("a"), false), "");
         assert_eq!(screen.drawn_table(PAGE_PAUSE, table("c"), false), "c\n");
-        assert_eq!(screen.drawn_table(PAGE_PAUSE, table("c"), true), "c\n");
+        assert_eq!(screen.drawn_table(PAGE_PAUSE, table("c"), true), "");
+        assert_eq!(screen.drawn_table(PAGE_PAUSE, table("d"), true), "d\n");
     }
 }
