@@ -28,14 +28,17 @@ impl Copy {
         let original = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("examples/quickstart");
         let directory = tempfile::tempdir().unwrap();
         let (source_port, sink_port) = (free_port(), free_port());
-        for file in ["seattle-temperatures.csv", "temperatures-in.yaml", "temperatures-out.yaml"] {
-            let text = fs::read_to_string(original.join(file)).unwrap();
-            let text = if file.ends_with(".yaml") {
-                text.replace("7100", &source_port.to_string()).replace("7200", &sink_port.to_string())
-            } else {
-                text
-            };
-            fs::write(directory.path().join(file), text).unwrap();
+        fs::copy(
+            original.join("seattle-temperatures.csv"),
+            directory.path().join("seattle-temperatures.csv"),
+        )
+        .unwrap();
+        for manifest in ["temperatures-in.yaml", "temperatures-out.yaml"] {
+            let text = fs::read_to_string(original.join(manifest))
+                .unwrap()
+                .replace("7100", &source_port.to_string())
+                .replace("7200", &sink_port.to_string());
+            fs::write(directory.path().join(manifest), text).unwrap();
         }
         Copy { directory, sink_port }
     }
