@@ -13,5 +13,5 @@ pub mod env;
 pub mod external;
 pub mod faults;
 pub mod random;
-// pub mod run;
+pub mod run;
 pub mod trace;

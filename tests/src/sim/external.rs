@@ -54,7 +54,8 @@ impl Log {
 #[derive(Debug, Default)]
 struct Partition {
     committed: Option<Position>,
-    away_until: Option<Instant>,
+    /// In simulated time: the clocks of two processes do not compare.
+    away_until: Option<Duration>,
     wanted: bool,
 }
 
@@ -124,7 +125,7 @@ pub struct ModelSource {
 impl ModelSource {
     fn step(&mut self) -> Option<SourceEvent> {
         let mut log = self.log.log();
-        let now = Instant::now();
+        let (now, simulated) = (Instant::now(), turmoil::sim_elapsed().unwrap_or_default());
         // What the group wants comes first.
         for (key, held) in &mut self.held {
             let Some(partition) = log.partitions.get(&held.partition) else { continue };
@@ -136,7 +137,7 @@ impl ModelSource {
         }
         let mine: BTreeSet<u32> = self.held.values().map(|held| held.partition).collect();
         for (number, partition) in &mut log.partitions {
-            let free = partition.away_until.is_none_or(|until| until <= now);
+            let free = partition.away_until.is_none_or(|until| until <= simulated);
             if !mine.contains(number) && free {
                 partition.away_until = None;
                 partition.wanted = false;
@@ -247,7 +248,7 @@ impl Source for ModelSource {
         if let Some(held) = self.held.remove(&stream) {
             let mut log = self.log.log();
             if let Some(partition) = log.partitions.get_mut(&held.partition) {
-                partition.away_until = Some(Instant::now() + AWAY);
+                partition.away_until = Some(turmoil::sim_elapsed().unwrap_or_default() + AWAY);
             }
             log.trace.note(&format!("source: partition {} released", held.partition));
         }
@@ -285,7 +286,7 @@ struct Target {
     keeps_positions: bool,
     durable: Stored,
     current: Stored,
-    failing_writes: u32,
+    connection_lost: bool,
     random: Random,
     trace: Trace,
 }
@@ -305,7 +306,7 @@ impl ModelTarget {
             keeps_positions,
             durable,
             current,
-            failing_writes: 0,
+            connection_lost: false,
             random,
             trace,
         })))
@@ -320,12 +321,12 @@ impl ModelTarget {
         self.target().current.records.clone()
     }
 
-    /// The target crashes: what was not durable is gone, and the next writes fail until a client connects anew.
+    /// The target crashes: what was not durable is gone, and everything fails until the client connects anew.
     pub fn crash(&self) {
         let mut target = self.target();
         let lost = target.current.written != target.durable.written;
         target.current = target.durable.clone();
-        target.failing_writes = 1;
+        target.connection_lost = true;
         if lost {
             target.trace.named("target went back");
         }
@@ -356,7 +357,7 @@ impl Sink for ModelSink {
     async fn open(&mut self, stream: &SinkStream) -> Result<Option<Position>, SystemError> {
         tokio::time::sleep(Duration::from_millis(1)).await;
         let mut target = self.target.target();
-        target.failing_writes = 0;
+        target.connection_lost = false;
         let position =
             target.keeps_positions.then(|| target.current.positions.get(stream).copied()).flatten();
         target.trace.note(&format!("target: open {}/{} at {position:?}", stream.worker, stream.incarnation));
@@ -366,8 +367,7 @@ impl Sink for ModelSink {
     async fn write(&mut self, stream: &SinkStream, batch: &Batch) -> Result<Written, SystemError> {
         tokio::time::sleep(Duration::from_millis(1)).await;
         let mut target = self.target.target();
-        if target.failing_writes > 0 {
-            target.failing_writes -= 1;
+        if target.connection_lost {
             return Err(away());
         }
         for record in batch.iter() {
@@ -395,12 +395,18 @@ impl Sink for ModelSink {
 
     async fn flush(&mut self, _deadline: Instant) -> Result<(), SystemError> {
         let mut target = self.target.target();
+        if target.connection_lost {
+            return Err(away());
+        }
         target.durable = target.current.clone();
         Ok(())
     }
 
     async fn archive(&mut self, stream: &SinkStream) -> Result<(), SystemError> {
         let mut target = self.target.target();
+        if target.connection_lost {
+            return Err(away());
+        }
         target.trace.note(&format!("target: archive {}/{}", stream.worker, stream.incarnation));
         target.current.positions.remove(stream);
         Ok(())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Lines of the trace that are kept for a failure report.
-const KEPT_LINES: usize = 400;
+const KEPT_LINES: usize = 2_000;
 
 /// The shared trace of a run.
 #[derive(Clone, Debug, Default)]
