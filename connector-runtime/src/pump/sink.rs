@@ -155,3 +155,6 @@ pub(super) fn is_paused(live: &watch::Receiver<LiveConfig>) -> bool {
         State::Running | State::Stopped => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

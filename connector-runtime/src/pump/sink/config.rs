@@ -19,6 +19,9 @@ const DEFAULT_COOKIE: &str = "Dragons-Love-Tacos";
 /// Decided and undelivered bytes at which reading stops, when the manifest does not say.
 const DEFAULT_BACKLOG_BYTES: u64 = 1_073_741_824;
 
+/// See [`SinkPumpConfig::no_checkpoints_after`].
+const NO_CHECKPOINTS_AFTER: Duration = Duration::from_secs(30);
+
 /// Settings of a sink pump.
 #[derive(Clone, Debug)]
 pub struct SinkPumpConfig {
@@ -46,6 +49,8 @@ pub struct SinkPumpConfig {
     pub retain: Retain,
     /// Plain framings: bytes read and not delivered at which reading stops.
     pub queue_bytes: u64,
+    /// `Connector`: output without any phase 1 after which missing checkpoints are reported; they come about once a second.
+    pub no_checkpoints_after: Duration,
     /// Longest drain after SIGTERM.
     pub drain_timeout: Duration,
 }
@@ -89,6 +94,7 @@ impl SinkPumpConfig {
                 bytes: u64::try_from(config.storage.retain_bytes).unwrap_or(0),
             },
             queue_bytes: u64::try_from(delivery.in_flight.bytes).unwrap_or(1).max(1),
+            no_checkpoints_after: NO_CHECKPOINTS_AFTER,
             drain_timeout: Duration::from_secs(u64::from(config.drain_timeout_seconds)),
         })
     }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use connector_crds::OnInDoubt;
 use connector_env::Env;
-use tokio::time::{Duration, Instant};
+use tokio::time::Instant;
 use tracing::{debug, info, warn};
 use wallaroo_protocol::{
     Cookie, Run, SinkMode, SinkServer, SinkServerConfig, SinkServerError, SinkServerEvent, WorkerState,
@@ -20,9 +20,6 @@ use crate::txn_log::{self, InDoubt, TxnLog};
 
 /// Distinct worker names at a time: far more than a cluster has, so that a peer that invents names cannot fill memory.
 const MAX_WORKERS: usize = 1_024;
-
-/// Output without any phase 1 after which missing checkpoints are reported; they come about once a second.
-const NO_CHECKPOINTS_AFTER: Duration = Duration::from_secs(30);
 
 /// What follows an event.
 enum Flow {
@@ -493,10 +490,11 @@ impl<E: Env> Pump<E> {
 
     /// Reports workers whose output is never asked about.
     pub(super) fn watch_checkpoints(&mut self, now: Instant) {
+        let limit = self.config.no_checkpoints_after;
         let Pump { links, stalls, board, workers, .. } = self;
         for (_, link) in links.iter() {
             let (Some(since), Some(name)) = (link.talk.unasked_since, &link.talk.worker) else { continue };
-            if now.saturating_duration_since(since) < NO_CHECKPOINTS_AFTER {
+            if now.saturating_duration_since(since) < limit {
                 continue;
             }
             let text = workers.get(name).map_or("", |worker| &worker.name);
