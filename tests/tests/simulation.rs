@@ -1,6 +1,7 @@
 //! Deterministic simulation of the whole data path: every seed twice with the same trace, every record accounted for.
 //!
 //! `SIM_SEED=N` runs one seed and prints its trace; `SIM_SEEDS=N` runs that many; `SIM_FIRST=N` starts at another.
+//! `SIM_LOG=FILTER` also prints the logs of the code under test, e.g. `SIM_LOG=debug,turmoil=trace`.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,9 @@ fn number(name: &str) -> Option<u64> {
 
 #[test]
 fn every_record_is_accounted_for_whatever_fails() {
+    if let Ok(filter) = std::env::var("SIM_LOG") {
+        tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).init();
+    }
     if let Some(seed) = number("SIM_SEED") {
         match run(seed) {
             Ok(outcome) => {

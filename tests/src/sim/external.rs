@@ -321,6 +321,11 @@ impl ModelTarget {
         self.target().current.records.clone()
     }
 
+    /// How many different records are there.
+    pub fn distinct(&self) -> usize {
+        self.target().current.records.len()
+    }
+
     /// The target crashes: what was not durable is gone, and everything fails until the client connects anew.
     pub fn crash(&self) {
         let mut target = self.target();
