@@ -96,6 +96,8 @@ pub(super) struct Worker<E: Env> {
     /// In order of their incarnations; only the last one may go on.
     pub(super) streams: Vec<Stream<E>>,
     pub(super) link: Option<LinkId>,
+    /// Number of the newest connection that it said HELLO on.
+    pub(super) newest: LinkId,
     /// It is said to have left the cluster: its stream ends with its connection.
     pub(super) leaving: bool,
     /// Its log is new and its cluster is not: where the cluster goes on.
@@ -186,7 +188,7 @@ impl<E: Env> Pump<E> {
                 undelivered_bytes = waiting,
                 "Recovered a transaction log."
             );
-            let worker = Worker { name: text, streams, link: None, leaving: false, adopt: None };
+            let worker = Worker { name: text, streams, link: None, newest: 0, leaving: false, adopt: None };
             self.workers.insert(name.clone(), worker);
             // One that has a successor is over, whatever a crash kept it from saying.
             for index in 0..count.saturating_sub(1) {

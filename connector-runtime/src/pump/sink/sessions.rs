@@ -140,8 +140,15 @@ impl<E: Env> Pump<E> {
                 return Ok(Flow::Close);
             }
             let text = String::from_utf8_lossy(&name).into_owned();
-            let worker = Worker { name: text, streams: Vec::new(), link: None, leaving: false, adopt: None };
+            let streams = Vec::new();
+            let worker = Worker { name: text, streams, link: None, newest: 0, leaving: false, adopt: None };
             self.workers.insert(name.clone(), worker);
+        }
+        // A connection that the worker gave up before it dialled anew may be read late: what it carries is of a time before
+        // a rollback, and could look like a fresh cluster.
+        if self.workers.get(&name).is_some_and(|worker| worker.newest > id) {
+            info!(worker = ?name, "A connection said HELLO after a newer one of the same worker: it is closed.");
+            return Ok(Flow::Close);
         }
         // The worker is here again: whatever it was before is over (§4.6).
         if let Some(older) = self.workers.get(&name).and_then(|worker| worker.link).filter(|link| *link != id)
@@ -156,6 +163,7 @@ impl<E: Env> Pump<E> {
         let millis = self.millis(Instant::now());
         let Some(worker) = self.workers.get_mut(&name) else { return Ok(Flow::Close) };
         worker.link = Some(id);
+        worker.newest = id;
         worker.leaving = false;
         let state = worker.current().map(|stream| stream.log.state().worker_state()).unwrap_or_default();
         info!(

@@ -213,6 +213,25 @@ async fn a_worker_that_dials_again_supersedes_its_earlier_connection() {
 }
 
 #[tokio::test]
+async fn a_connection_whose_hello_comes_late_neither_ends_a_newer_one_nor_takes_its_place() {
+    let bench = Bench::start(exact()).await;
+    let mut late = Worker::delayed(&bench.address, "w1").await;
+    let mut later = Worker::delayed(&bench.address, "w1").await;
+    let mut newest = Worker::ready(&bench.address, "w1").await;
+    newest.commit("c1", &["a"]).await;
+    late.arrives().await;
+    late.closed().await;
+    newest.commit("c2", &["b"]).await;
+    drop(newest);
+    later.arrives().await;
+    later.closed().await;
+    let mut again = Worker::ready(&bench.address, "w1").await;
+    again.sent = 2;
+    again.commit("c3", &["c"]).await;
+    bench.delivered(&["a", "b", "c"]).await;
+}
+
+#[tokio::test]
 async fn connections_without_a_byte_are_normal() {
     let bench = Bench::start(exact()).await;
     drop(tokio::net::TcpStream::connect(&bench.address).await.unwrap());

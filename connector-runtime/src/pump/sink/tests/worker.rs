@@ -23,11 +23,24 @@ impl Worker {
     }
 
     pub(super) async fn dial_with(address: &str, name: &str, cookie: &'static str) -> Worker {
-        let config = SinkClientConfig::new(Cookie::new(cookie), "app", name);
-        let session = SinkClient::new(config, Millis(0)).unwrap();
-        let mut worker = Worker { socket: TcpStream::connect(address).await.unwrap(), session, sent: 0 };
+        let mut worker = Worker::connect(address, name, cookie).await;
         worker.write().await;
         worker
+    }
+
+    async fn connect(address: &str, name: &str, cookie: &'static str) -> Worker {
+        let config = SinkClientConfig::new(Cookie::new(cookie), "app", name);
+        let session = SinkClient::new(config, Millis(0)).unwrap();
+        Worker { socket: TcpStream::connect(address).await.unwrap(), session, sent: 0 }
+    }
+
+    /// Connects; what it says does not arrive before [`Worker::arrives`].
+    pub(super) async fn delayed(address: &str, name: &str) -> Worker {
+        Worker::connect(address, name, "Dragons-Love-Tacos").await
+    }
+
+    pub(super) async fn arrives(&mut self) {
+        self.write().await;
     }
 
     /// Dials and expects that nothing is undecided.
