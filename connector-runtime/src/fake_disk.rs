@@ -31,12 +31,16 @@ type Node = Arc<Mutex<Content>>;
 struct State {
     names: BTreeMap<PathBuf, Node>,
     durable_names: BTreeMap<PathBuf, Node>,
+    /// The names after each change since they were durable: file systems keep the order of such changes, and renames whole.
+    unsynced_names: Vec<BTreeMap<PathBuf, Node>>,
     directories: BTreeSet<PathBuf>,
     capacity: Option<u64>,
     fail_syncs: bool,
     syncs: u64,
     /// Appended bytes until the process dies.
     dies_after: Option<u64>,
+    /// Changing calls until the process dies.
+    dies_at: Option<u64>,
     dead: bool,
     millis: i64,
     random: u64,
@@ -72,27 +76,23 @@ impl FakeDisk {
         self.state().dies_after = Some(bytes);
     }
 
+    /// The process dies before the changing call of this number.
+    pub(crate) fn die_at_call(&self, call: u64) {
+        self.state().dies_at = Some(call);
+    }
+
     /// Ends the process, if it is not dead yet, and starts the next one on what is left.
     pub(crate) fn crash(&self, crash: Crash) {
         let mut state = self.state();
         state.dead = false;
         state.dies_after = None;
+        state.dies_at = None;
         state.fail_syncs = false;
         let Crash::Power { seed } = crash else { return };
         let mut random = seed;
-        let names = state.durable_names.clone();
-        // A name that was not synced, new or removed, is there or not.
-        let mut left = names.clone();
-        for (path, node) in &state.names {
-            if !names.contains_key(path) && next(&mut random) % 2 == 0 {
-                left.insert(path.clone(), node.clone());
-            }
-        }
-        for path in names.keys() {
-            if !state.names.contains_key(path) && next(&mut random) % 2 == 0 {
-                left.remove(path);
-            }
-        }
+        let mut histories = std::mem::take(&mut state.unsynced_names);
+        histories.push(state.durable_names.clone());
+        let left = histories.swap_remove(next(&mut random) as usize % histories.len());
         for node in left.values() {
             let mut content = node.lock().unwrap();
             let bytes = torn(&content, &mut random);
@@ -152,14 +152,14 @@ fn torn(content: &Content, random: &mut u64) -> Vec<u8> {
     let Content { bytes, durable } = content;
     if !bytes.starts_with(durable) {
         // An unsynced cut: it happened or not.
-        return if next(random) % 2 == 0 { bytes.clone() } else { durable.clone() };
+        return if next(random).is_multiple_of(2) { bytes.clone() } else { durable.clone() };
     }
     let unsynced = bytes.len() - durable.len();
     let kept = (next(random) as usize) % (unsynced + 1);
     let mut left = bytes[..durable.len() + kept].to_vec();
     // The length may be there before the bytes are.
     let zeros = (next(random) as usize) % (kept + 1);
-    if next(random) % 2 == 0 {
+    if next(random).is_multiple_of(2) {
         let from = left.len() - zeros;
         left[from..].fill(0);
     }
@@ -168,6 +168,22 @@ fn torn(content: &Content, random: &mut u64) -> Vec<u8> {
 
 fn used(state: &State) -> u64 {
     state.names.values().map(|node| node.lock().unwrap().bytes.len() as u64).sum()
+}
+
+impl State {
+    fn names_changed(&mut self) {
+        let names = self.names.clone();
+        self.unsynced_names.push(names);
+    }
+
+    /// A call that changes something begins.
+    fn step(&mut self) -> io::Result<()> {
+        if let Some(left) = &mut self.dies_at {
+            self.dead |= *left == 0;
+            *left = left.saturating_sub(1);
+        }
+        if self.dead { Err(dead()) } else { Ok(()) }
+    }
 }
 
 fn dead() -> io::Error {
@@ -184,9 +200,7 @@ pub(crate) struct FakeFile {
 impl File for FakeFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.disk.state();
-        if state.dead {
-            return Err(dead());
-        }
+        state.step()?;
         let room = state.capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(used(&state)));
         let mut fits = (bytes.len() as u64).min(room) as usize;
         if let Some(left) = state.dies_after {
@@ -216,18 +230,14 @@ impl File for FakeFile {
     }
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
-        if self.disk.state().dead {
-            return Err(dead());
-        }
+        self.disk.state().step()?;
         self.node.lock().unwrap().bytes.truncate(length as usize);
         Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
         let mut state = self.disk.state();
-        if state.dead {
-            return Err(dead());
-        }
+        state.step()?;
         state.syncs += 1;
         if state.fail_syncs {
             return Err(io::Error::other("the disk is gone"));
@@ -253,10 +263,12 @@ impl Env for FakeDisk {
 
     fn open(&self, path: &Path) -> io::Result<FakeFile> {
         let mut state = self.state();
-        if state.dead {
-            return Err(dead());
-        }
+        state.step()?;
+        let new = !state.names.contains_key(path);
         let node = state.names.entry(path.to_owned()).or_default().clone();
+        if new {
+            state.names_changed();
+        }
         Ok(FakeFile { disk: self.clone(), node })
     }
 
@@ -276,9 +288,7 @@ impl Env for FakeDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.state();
-        if state.dead {
-            return Err(dead());
-        }
+        state.step()?;
         let moved = |name: &Path| {
             name.strip_prefix(from)
                 .ok()
@@ -286,6 +296,7 @@ impl Env for FakeDisk {
         };
         let names = std::mem::take(&mut state.names);
         state.names = names.into_iter().map(|(name, node)| (moved(&name).unwrap_or(name), node)).collect();
+        state.names_changed();
         let directories = std::mem::take(&mut state.directories);
         state.directories = directories.into_iter().map(|name| moved(&name).unwrap_or(name)).collect();
         Ok(())
@@ -293,18 +304,17 @@ impl Env for FakeDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
-        if state.dead {
-            return Err(dead());
-        }
-        state.names.remove(path).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        state.step()?;
+        state.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
+        state.names_changed();
+        Ok(())
     }
 
     fn sync_dir(&self, _path: &Path) -> io::Result<()> {
         let mut state = self.state();
-        if state.dead {
-            return Err(dead());
-        }
+        state.step()?;
         state.durable_names = state.names.clone();
+        state.unsynced_names.clear();
         Ok(())
     }
 

@@ -49,8 +49,8 @@ pub trait Sink: Send {
     /// Writes the records in order. With `Err` any prefix may have been written. Not cancel-safe: the pump awaits it.
     async fn write(&mut self, stream: &SinkStream, batch: &Batch) -> Result<Written, SystemError>;
 
-    /// Up to which position of each stream everything is durable at the target, what `open` returned included. Called after every
-    /// other method.
+    /// Up to which position of each stream everything is durable at the target. Called after every other method. After `open` it covers
+    /// what that returned, as soon as it is durable, and nothing beyond it before it is written again.
     fn durable(&self) -> Vec<(SinkStream, Position)>;
 
     /// Makes everything accepted durable, by `deadline`.

@@ -199,3 +199,6 @@ fn write<E: Env>(env: &E, directory: &Path, identity: &Identity) -> Result<(), S
     env.rename(&temporary, &directory.join(FILE)).map_err(failed(&temporary))?;
     env.sync_dir(directory).map_err(failed(directory))
 }
+
+#[cfg(test)]
+mod tests;

@@ -183,7 +183,7 @@ impl<E: Env> TxnLog<E> {
         let settled = self.state.is_settled();
         let synced = self.active()?.synced();
         self.buffer.clear();
-        let mut at = offset;
+        let (mut at, mut count) = (offset, 0);
         let mut rest = payloads.peekable();
         loop {
             let (mut bytes, mut messages) = (0, 0);
@@ -198,20 +198,19 @@ impl<E: Env> TxnLog<E> {
             }
             record::put_data(at, decided, rest.clone().take(messages), synced, &mut self.buffer);
             at += bytes as u64;
+            count += messages as u64;
             rest = ahead;
             if rest.peek().is_none() {
                 break;
             }
         }
-        let begins = self.active()?.length;
         // Judged before it is written: a log that cannot be read again is worse than an error.
         let mut state = self.state.clone();
-        let path = self.active()?.path.clone();
-        let mut written = &self.buffer[..];
-        while let record::Parsed::Record { record, length, .. } = record::parse(written) {
-            state.apply(&record).map_err(|what| LogError::Misuse { path: path.clone(), what })?;
-            written = &written[length..];
-        }
+        let active = self.active()?;
+        let begins = active.length;
+        state
+            .output(offset, at - offset, count, decided)
+            .map_err(|what| LogError::Misuse { path: active.path.clone(), what })?;
         Self::append_to(&mut self.segments, &self.buffer)?;
         if settled && !decided && !state.is_settled() {
             self.open_at = Some(begins);

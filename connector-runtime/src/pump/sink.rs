@@ -21,12 +21,13 @@ use connector_env::{Env, Link};
 use tokio::sync::watch;
 use tokio::time::{Duration, timeout};
 
-pub use self::config::{SinkCookie, SinkOutcome, SinkPumpConfig, SinkPumpError};
+pub use self::config::{SinkOutcome, SinkPumpConfig, SinkPumpError};
 use self::link::{Links, Talk};
 use self::outlet::{Outlet, Report};
 use self::stalls::{Stall, Stalls};
 use super::Shutdown;
 use super::dead_letter::DeadLetter;
+pub use super::source::CookieFrom as SinkCookie;
 use crate::board::Board;
 use crate::sink::Sink;
 use crate::state_volume::{self, Claim, StateVolumeError};

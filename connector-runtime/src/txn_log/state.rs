@@ -69,29 +69,40 @@ impl LogState {
         self.pending = None;
     }
 
+    /// More output: `bytes` in `messages` from `offset` on.
+    pub(super) fn output(
+        &mut self,
+        offset: u64,
+        bytes: u64,
+        messages: u64,
+        decided: bool,
+    ) -> Result<(), &'static str> {
+        if self.pending.is_some() {
+            return Err("output while a transaction is undecided");
+        }
+        let follows = if decided {
+            offset >= self.received && self.received == self.committed
+        } else {
+            offset == self.received
+        };
+        let Some(end) = offset.checked_add(bytes).filter(|_| follows) else {
+            return Err("output that does not continue what is there");
+        };
+        self.received = end;
+        self.records += messages;
+        if decided {
+            self.committed = end;
+            self.committed_records = self.records;
+        }
+        Ok(())
+    }
+
     /// The next record of the log; an error says why it cannot follow. Headers are judged by [`LogState::follows`].
     pub fn apply(&mut self, record: &Record<'_>) -> Result<(), &'static str> {
         match *record {
             Record::Header(_) => return Err("a second header"),
             Record::Data { offset, decided, lengths, bytes } => {
-                let end = offset + bytes.len() as u64; // checked when it was parsed
-                if self.pending.is_some() {
-                    return Err("output while a transaction is undecided");
-                }
-                let follows = if decided {
-                    offset >= self.received && self.received == self.committed
-                } else {
-                    offset == self.received
-                };
-                if !follows {
-                    return Err("output that does not continue what is there");
-                }
-                self.received = end;
-                self.records += lengths.len() as u64;
-                if decided {
-                    self.committed = end;
-                    self.committed_records = self.records;
-                }
+                self.output(offset, bytes.len() as u64, lengths.len() as u64, decided)?;
             }
             Record::Prepare { transaction, vote, start, end } => {
                 if self.pending.is_some() {

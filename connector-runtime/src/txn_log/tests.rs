@@ -170,7 +170,7 @@ fn segments_are_forgotten_when_durable_and_out_of_retention_and_not_before() {
     }
     assert!(log.segments.len() > 5);
     let retain = Retain { time: Duration::from_secs(30), bytes: 1_000_000 };
-    assert_eq!(log.forget(started + Duration::from_secs(3_600), retain).unwrap(), 0, "nothing is delivered");
+    assert_eq!(log.forget(started + Duration::from_hours(1), retain).unwrap(), 0, "nothing is delivered");
     log.mark(90, 10).unwrap();
     assert_eq!(log.forget(started + Duration::from_secs(29), retain).unwrap(), 0, "still retained");
     assert_eq!(read_from(&mut log, 0).len(), 20, "a target that went back gets all again");

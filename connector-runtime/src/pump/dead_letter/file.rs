@@ -112,7 +112,7 @@ mod tests {
     use connector_env::TokioEnv;
     use serde_json::{Value, json};
 
-    fn letter<'a>(payload: &'a [u8], position: u64) -> Letter<'a> {
+    fn letter(payload: &[u8], position: u64) -> Letter<'_> {
         Letter { stream: "worker-1", position, time: 5, key: b"k", payload, reason: "no \"such\" field\n" }
     }
 

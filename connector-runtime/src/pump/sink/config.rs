@@ -3,18 +3,14 @@
 use std::io;
 use std::path::PathBuf;
 
-use connector_crds::{OnError, OnInDoubt, Protocol, RuntimeConfig, SecretKeyRef, SinkFraming, SinkSpec};
-use secrecy::ExposeSecret;
+use connector_crds::{OnError, OnInDoubt, Protocol, RuntimeConfig, SinkFraming, SinkSpec};
 use tokio::time::Duration;
-use wallaroo_protocol::Cookie;
 
 use crate::board::AckMode;
-use crate::secret::{SecretError, Secrets};
+use crate::pump::source::CookieFrom;
+use crate::secret::Secrets;
 use crate::state_volume::{Identity, StateVolumeError};
 use crate::txn_log::{LogError, Retain};
-
-/// Cookie that Wallaroo's command line has built in for sinks (§2.3 of the protocol).
-const DEFAULT_COOKIE: &str = "Dragons-Love-Tacos";
 
 /// Decided and undelivered bytes at which reading stops, when the manifest does not say.
 const DEFAULT_BACKLOG_BYTES: u64 = 1_073_741_824;
@@ -34,7 +30,7 @@ pub struct SinkPumpConfig {
     /// How `FramedTCP` output is split into records.
     pub framing: SinkFraming,
     /// Cookie of the `Connector` protocol.
-    pub cookie: SinkCookie,
+    pub cookie: CookieFrom,
     /// Address to listen on, `host:port`; port 0 for any.
     pub listen: String,
     /// What happens to a record that the target refuses.
@@ -73,9 +69,9 @@ impl SinkPumpConfig {
             framing: wallaroo.sink_framing.unwrap_or(SinkFraming::Lines {}),
             cookie: match &wallaroo.cookie {
                 Some(reference) => {
-                    SinkCookie::Secret { secrets: secrets.clone(), reference: reference.clone() }
+                    CookieFrom::Secret { secrets: secrets.clone(), reference: reference.clone() }
                 }
-                None => SinkCookie::Default,
+                None => CookieFrom::Default,
             },
             listen: format!("0.0.0.0:{}", wallaroo.listen.unwrap_or(0)),
             on_error: delivery.on_error,
@@ -97,36 +93,6 @@ impl SinkPumpConfig {
             no_checkpoints_after: NO_CHECKPOINTS_AFTER,
             drain_timeout: Duration::from_secs(u64::from(config.drain_timeout_seconds)),
         })
-    }
-}
-
-/// Where the cookie comes from; it is read anew for every connection.
-#[derive(Clone, Debug)]
-pub enum SinkCookie {
-    /// Wallaroo's own default.
-    Default,
-    /// A given one, for tests and trials.
-    Fixed(Cookie),
-    /// A mounted Secret.
-    Secret {
-        /// The mounted Secrets.
-        secrets: Secrets,
-        /// Which one.
-        reference: SecretKeyRef,
-    },
-}
-
-impl SinkCookie {
-    /// The cookie as it is now.
-    pub(crate) fn read(&self) -> Result<Cookie, SecretError> {
-        match self {
-            SinkCookie::Default => Ok(Cookie::new(DEFAULT_COOKIE)),
-            SinkCookie::Fixed(cookie) => Ok(cookie.clone()),
-            SinkCookie::Secret { secrets, reference } => {
-                let secret = secrets.read(reference)?;
-                Ok(Cookie::new(secret.expose_secret().as_bytes().to_vec()))
-            }
-        }
     }
 }
 

@@ -190,9 +190,13 @@ impl<E: Env> Pump<E> {
             );
             let worker = Worker { name: text, streams, link: None, newest: 0, leaving: false, adopt: None };
             self.workers.insert(name.clone(), worker);
-            // One that has a successor is over, whatever a crash kept it from saying.
-            for index in 0..count.saturating_sub(1) {
-                self.end_stream(&name, index)?;
+            for index in 0..count {
+                let ended =
+                    self.workers.get(&name).is_some_and(|w| w.streams[index].log.state().ended.is_some());
+                // One that has a successor is over, whatever a crash kept it from saying.
+                if ended || index + 1 < count {
+                    self.end_stream(&name, index)?;
+                }
             }
             self.report_kept(&name);
         }
@@ -365,8 +369,13 @@ impl<E: Env> Pump<E> {
         let Pump { workers, links, .. } = self;
         let mut blocked = false;
         for (_, link) in links.iter_mut() {
-            link.held = full && !draining;
+            // The intro is always finished: a worker whose first one is not never takes part in checkpoints again (§7.10).
+            link.held = full && !draining && link.talk.server.poll_timeout().is_none();
             blocked |= link.talk.blocked.is_some();
+            if link.held || link.talk.blocked.is_some() {
+                // What nobody reads cannot ask.
+                link.talk.unasked_since = link.talk.unasked_since.map(|_| now);
+            }
             if draining && !link.is_closing() {
                 let worker = link.talk.worker.as_ref().and_then(|name| workers.get_mut(name));
                 let waits = worker.and_then(Worker::current).is_some_and(|s| s.log.state().pending.is_some());

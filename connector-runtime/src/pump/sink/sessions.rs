@@ -389,21 +389,25 @@ impl<E: Env> Pump<E> {
         let Some(stream) = self.workers.get_mut(name).and_then(|worker| worker.streams.get_mut(index)) else {
             return Ok(None);
         };
-        if stream.log.state().ended.is_some() {
-            return Ok(None);
-        }
         let policy = match self.config.on_in_doubt {
             OnInDoubt::Deliver => InDoubt::Commit,
             OnInDoubt::Hold => InDoubt::Keep,
             OnInDoubt::Discard => InDoubt::Discard,
         };
+        let ended = stream.log.state().ended;
+        // One that was kept is settled once the policy says how.
+        if ended == Some(false) || (ended == Some(true) && policy == InDoubt::Keep) {
+            return Ok(None);
+        }
         let state = stream.log.state();
         let voted = state.pending.as_ref().is_some_and(|pending| pending.vote);
         let undecided = state.records - state.committed_records;
         match stream.log.end(policy) {
             Ok(None) => {}
             Ok(Some(transaction)) => {
-                Counters::add(&self.board.counters().transactions_in_doubt, 1);
+                if ended.is_none() {
+                    Counters::add(&self.board.counters().transactions_in_doubt, 1);
+                }
                 warn!(
                     ?transaction,
                     records = undecided,
@@ -531,9 +535,12 @@ impl<E: Env> Pump<E> {
         });
         let mut blocked = Vec::new();
         for (_, link) in self.links.iter() {
-            if let (Some(_), Some(name)) = (&link.talk.blocked, &link.talk.worker) {
-                blocked.push((name.clone(), link.talk.needed));
-            }
+            let name = match (&link.talk.blocked, &link.talk.worker) {
+                (Some(SinkServerEvent::Hello { worker, .. }), _) => worker,
+                (Some(_), Some(worker)) => worker,
+                (Some(_), None) | (None, _) => continue,
+            };
+            blocked.push((name.clone(), link.talk.needed));
         }
         let full = !blocked.is_empty() && !waiting;
         for (name, worker) in &mut self.workers {

@@ -129,7 +129,7 @@ pub enum CookieFrom {
 
 impl CookieFrom {
     /// The cookie as it is now.
-    pub(super) fn read(&self) -> Result<Cookie, SecretError> {
+    pub(in crate::pump) fn read(&self) -> Result<Cookie, SecretError> {
         use secrecy::ExposeSecret;
         match self {
             CookieFrom::Default => Ok(Cookie::new(DEFAULT_COOKIE)),

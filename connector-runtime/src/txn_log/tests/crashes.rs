@@ -149,13 +149,17 @@ proptest! {
     fn promises_hold_wherever_it_crashes(
         ops in proptest::collection::vec(op(), 1..60),
         dies_after in 0_u64..4_000,
+        dies_at in prop::option::of(0_u64..120),
         power in prop::option::weighted(0.7, any::<u64>()),
         segment_bytes in 150_u64..800,
     ) {
         let disk = FakeDisk::default();
         let mut log = create(&disk);
         log.segment_bytes = segment_bytes;
-        disk.die_after(dies_after);
+        match dies_at {
+            Some(call) => disk.die_at_call(call),
+            None => disk.die_after(dies_after),
+        }
         let (mut before, mut model) = (Model::default(), Model::default());
         for (number, op) in ops.iter().enumerate() {
             if !model.allows(op) {

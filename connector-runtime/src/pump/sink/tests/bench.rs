@@ -7,13 +7,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, sleep, timeout};
 
-use super::super::{SinkCookie, SinkOutcome, SinkPumpConfig, SinkPumpError, run};
+use super::super::{SinkOutcome, SinkPumpConfig, SinkPumpError, run};
 use super::target::Target;
 use super::worker::DEADLINE;
 use crate::board::{AckMode, Board, Snapshot};
 use crate::fake_disk::{Crash, FakeDisk};
 use crate::pump::Shutdown;
 use crate::pump::dead_letter::{DeadLetter, FileDeadLetter};
+use crate::pump::source::CookieFrom;
 use crate::state_volume::Identity;
 use crate::txn_log::Retain;
 
@@ -27,7 +28,7 @@ pub(super) fn config() -> SinkPumpConfig {
         state: PathBuf::from("/state"),
         protocol: Protocol::Connector,
         framing: SinkFraming::Lines {},
-        cookie: SinkCookie::Default,
+        cookie: CookieFrom::Default,
         listen: "127.0.0.1:0".into(),
         on_error: OnError::Stop,
         on_in_doubt: OnInDoubt::Deliver,

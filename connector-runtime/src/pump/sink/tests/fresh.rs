@@ -108,6 +108,11 @@ async fn a_transaction_in_doubt_can_be_kept_for_someone_to_look_at() {
     let bench = bench.restart_with(Crash::Process, config).await;
     bench.stalled("TransactionInDoubt").await;
     assert!(bench.target.is(&["old ", "new"]) && bench.target.state().archived.is_empty());
+    // Someone decides.
+    let config = SinkPumpConfig { on_in_doubt: OnInDoubt::Deliver, ..forgetful() };
+    let bench = bench.restart_with(Crash::Process, config).await;
+    bench.delivered(&["old ", "new", "in doubt"]).await;
+    assert_eq!(bench.snapshot().stalled, None);
 }
 
 #[tokio::test]

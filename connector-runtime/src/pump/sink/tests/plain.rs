@@ -93,7 +93,7 @@ async fn a_target_that_is_away_holds_the_sender_back_and_gets_all_afterwards() {
     assert!(!sender.is_finished());
     bench.target.set(|state| state.away = false);
     let target = bench.target.clone();
-    timeout(Duration::from_secs(60), async {
+    timeout(Duration::from_mins(1), async {
         while target.state().rows.len() < 200_000 {
             sleep(Duration::from_millis(10)).await;
         }

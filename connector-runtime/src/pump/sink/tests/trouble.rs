@@ -121,6 +121,8 @@ async fn at_the_bound_of_the_backlog_reading_stops_until_the_target_takes_some()
     worker.send(&["more"]).await;
     worker.ask("c2", 10, 14).await;
     assert!(worker.is_silent(Duration::from_millis(100)).await, "neither a vote nor a close");
+    // The intro of others is finished all the same.
+    drop(Worker::ready(&bench.address, "w2").await);
     bench.target.set(|state| state.away = false);
     assert!(worker.vote().await);
     worker.decide("c2", true).await;
