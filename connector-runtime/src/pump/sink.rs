@@ -8,6 +8,8 @@
 mod config;
 mod connector;
 mod delivering;
+mod incarnations;
+mod known;
 pub(super) mod link;
 pub(super) mod outlet;
 mod sessions;

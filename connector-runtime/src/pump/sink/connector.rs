@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use connector_crds::LiveConfig;
 use connector_env::{Env, Listener};
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep_until};
 use tracing::{debug, info, warn};
-use wallaroo_protocol::{Millis, SinkServer, SinkServerEvent};
+use wallaroo_protocol::Millis;
 
-use super::link::{Happened, Link, LinkId, Links, Talk};
+use super::known::{Session, Stream, Worker, older_name};
+use super::link::{Happened, Link, LinkId, Links};
 use super::outlet::{Job, Outlet};
 use super::stalls::Stalls;
 use super::{
@@ -18,10 +19,10 @@ use super::{
     served_now,
 };
 use crate::board::{AckMode, Board, Counters, Side, SideState};
-use crate::pump::workers::{Delivery, Phase};
-use crate::record::{Batch, BatchBuilder};
+use crate::pump::workers::Phase;
+use crate::record::BatchBuilder;
 use crate::sink::SinkStream;
-use crate::txn_log::{self, Cursor, LogError, TxnLog};
+use crate::txn_log::{self, Cursor, TxnLog};
 
 /// Pause between attempts to write what found no room on the volume.
 const SPACE_RETRY: Duration = Duration::from_millis(250);
@@ -35,80 +36,6 @@ const DECISION_WAIT: Duration = Duration::from_secs(3);
 pub(super) struct Draining {
     decisions_until: Instant,
     deadline: Instant,
-}
-
-/// A connection of a worker.
-pub(super) struct Session {
-    pub(super) server: SinkServer,
-    /// Known after HELLO.
-    pub(super) worker: Option<Bytes>,
-    /// An event that found no room on the volume: everything behind it waits.
-    pub(super) blocked: Option<SinkServerEvent>,
-    /// Bytes that it needs.
-    pub(super) needed: u64,
-    /// Output came and no phase 1 yet.
-    pub(super) unasked_since: Option<Instant>,
-}
-
-impl Talk for Session {
-    fn input(&mut self) -> &mut BytesMut {
-        self.server.input()
-    }
-
-    fn output(&mut self) -> Option<Bytes> {
-        self.server.poll_output()
-    }
-
-    fn wants_input(&self) -> bool {
-        self.blocked.is_none() && self.server.wants_input()
-    }
-}
-
-/// One incarnation of a worker's output.
-pub(super) struct Stream<E: Env> {
-    pub(super) id: SinkStream,
-    pub(super) log: TxnLog<E>,
-    pub(super) delivery: Delivery,
-    /// Behind what was accepted; set while the delivery is open.
-    pub(super) cursor: Option<Cursor>,
-    /// A batch that failed, where it begins and where it ends.
-    pub(super) retry: Option<(u64, Batch, Cursor)>,
-    /// Everything of an ended incarnation is durable since then.
-    pub(super) done_since: Option<Instant>,
-}
-
-impl<E: Env> Stream<E> {
-    pub(super) fn new(name: &str, log: TxnLog<E>) -> Stream<E> {
-        Stream {
-            id: SinkStream { worker: name.to_owned(), incarnation: log.incarnation() },
-            log,
-            delivery: Delivery::default(),
-            cursor: None,
-            retry: None,
-            done_since: None,
-        }
-    }
-}
-
-/// A worker that ever connected, as far as something of it is kept.
-pub(super) struct Worker<E: Env> {
-    pub(super) name: String,
-    /// In order of their incarnations; only the last one may go on.
-    pub(super) streams: Vec<Stream<E>>,
-    pub(super) link: Option<LinkId>,
-    /// Number of the newest connection that it said HELLO on.
-    pub(super) newest: LinkId,
-    /// It is said to have left the cluster: its stream ends with its connection.
-    pub(super) leaving: bool,
-    /// Its log is new and its cluster is not: where the cluster goes on.
-    pub(super) adopt: Option<u64>,
-}
-
-impl<E: Env> Worker<E> {
-    /// The stream that goes on.
-    pub(super) fn current(&mut self) -> Option<&mut Stream<E>> {
-        self.streams.last_mut().filter(|stream| stream.log.state().ended.is_none())
-    }
 }
 
 /// The pump.
@@ -491,18 +418,5 @@ impl<E: Env> Pump<E> {
         if self.links.iter().all(|(_, link)| link.talk.worker.is_none()) {
             self.board.set_side(Side::Wallaroo, state);
         }
-    }
-}
-
-/// Name of a stream on the board whose incarnation is over.
-pub(super) fn older_name(stream: &SinkStream) -> String {
-    format!("{} (ended, incarnation {})", stream.worker, stream.incarnation)
-}
-
-/// Whether an error is a lack of room; others end the process.
-pub(super) fn no_space(error: LogError) -> Result<u64, SinkPumpError> {
-    match error {
-        LogError::NoSpace { needed, .. } => Ok(needed),
-        other => Err(other.into()),
     }
 }

@@ -6,7 +6,8 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::SinkPumpError;
-use super::connector::{Pump, Stream, no_space, older_name};
+use super::connector::Pump;
+use super::known::{Stream, Worker, no_space, older_name};
 use super::outlet::{Done, Job, Report};
 use super::stalls::Stall;
 use crate::board::{AckMode, Counters, DropReason};
@@ -375,7 +376,7 @@ fn deliverable<E: Env>(streams: &[Stream<E>]) -> Option<SinkStream> {
 }
 
 fn find<'a, E: Env>(
-    workers: &'a mut std::collections::BTreeMap<bytes::Bytes, super::connector::Worker<E>>,
+    workers: &'a mut std::collections::BTreeMap<bytes::Bytes, Worker<E>>,
     id: &SinkStream,
 ) -> Option<&'a mut Stream<E>> {
     workers.values_mut().flat_map(|worker| &mut worker.streams).find(|stream| stream.id == *id)
