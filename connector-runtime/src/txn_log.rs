@@ -202,6 +202,7 @@ impl<E: Env> TxnLog<E> {
 
     /// Records a vote; durable on return, together with everything before it.
     pub fn prepare(&mut self, transaction: &[u8], vote: bool, start: u64, end: u64) -> Result<(), LogError> {
+        self.rotate_if_due()?;
         let begins = self.active()?.length;
         self.write(&Record::Prepare { transaction, vote, start, end })?;
         self.open_at.get_or_insert(begins);
@@ -392,7 +393,11 @@ impl<E: Env> TxnLog<E> {
         }
         // Only the last segment may end in a write that was lost.
         self.active()?.seal()?;
-        self.add_segment(next)
+        match self.add_segment(next) {
+            // The old one goes on for as long as it can.
+            Err(LogError::NoSpace { .. }) => Ok(()),
+            other => other,
+        }
     }
 
     fn add_segment(&mut self, number: u64) -> Result<(), LogError> {

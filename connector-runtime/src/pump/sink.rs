@@ -19,9 +19,9 @@ use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use connector_crds::{LiveConfig, Protocol, State};
-use connector_env::{Env, Link};
+use connector_env::{Env, Link, Listener};
 use tokio::sync::watch;
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, Instant, sleep_until, timeout};
 
 pub use self::config::{SinkOutcome, SinkPumpConfig, SinkPumpError};
 use self::link::{Links, Talk};
@@ -41,6 +41,9 @@ pub(super) const TICK: Duration = Duration::from_secs(1);
 /// Connections served at a time: far more than a cluster has workers, few enough that idle ones cost little. Others wait in the
 /// kernel until one ends.
 pub(super) const MAX_LINKS: usize = 512;
+
+/// Pause after a connection could not be accepted.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Moves Wallaroo's output into `sink` until `shutdown` says otherwise.
 ///
@@ -118,6 +121,49 @@ async fn unusable(
 pub(super) async fn changed<T>(receiver: &mut watch::Receiver<T>) {
     if receiver.changed().await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+/// A bound port, as long as connections are wanted.
+pub(super) struct Door<E: Env> {
+    listener: Option<E::Listener>,
+    /// After a failure, e.g. without file descriptors, the next attempt waits.
+    not_before: Option<Instant>,
+}
+
+impl<E: Env> Door<E> {
+    /// Binds the port and puts it on the board.
+    pub(super) async fn open(env: &E, address: &str, board: &Board) -> Result<Door<E>, SinkPumpError> {
+        let listener = env
+            .listen(address)
+            .await
+            .map_err(|cause| SinkPumpError::Listen { address: address.to_owned(), cause })?;
+        let host = address.rsplit_once(':').map_or("", |(host, _)| host);
+        board.set_listen(format!("{host}:{}", listener.port()));
+        Ok(Door { listener: Some(listener), not_before: None })
+    }
+
+    /// Takes no more connections: who dials now is refused.
+    pub(super) fn close(&mut self) {
+        self.listener = None;
+    }
+
+    /// The next connection and its peer's address. Cancel-safe.
+    pub(super) async fn accept(&mut self) -> (E::Link, String) {
+        loop {
+            if let Some(not_before) = self.not_before {
+                sleep_until(not_before).await;
+                self.not_before = None;
+            }
+            let Some(listener) = &mut self.listener else { return std::future::pending().await };
+            match listener.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) => {
+                    tracing::debug!("A connection could not be accepted: {error}.");
+                    self.not_before = Some(Instant::now() + ACCEPT_AGAIN);
+                }
+            }
+        }
     }
 }
 

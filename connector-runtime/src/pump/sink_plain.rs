@@ -7,11 +7,10 @@ mod delivering;
 mod split;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io;
 
 use bytes::{Bytes, BytesMut};
 use connector_crds::LiveConfig;
-use connector_env::{Env, Listener};
+use connector_env::Env;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep_until};
 use tracing::{debug, info, warn};
@@ -23,7 +22,7 @@ use super::sink::link::{Happened, Link, LinkId, Links, Talk};
 use super::sink::outlet::{Job, Outlet};
 use super::sink::stalls::Stalls;
 use super::sink::{
-    MAX_LINKS, SinkOutcome, SinkPumpConfig, SinkPumpError, Start, TICK, changed, is_paused, served,
+    Door, MAX_LINKS, SinkOutcome, SinkPumpConfig, SinkPumpError, Start, TICK, changed, is_paused, served,
     served_now,
 };
 use crate::board::{Board, Counters, DropReason, Side, SideState};
@@ -146,10 +145,7 @@ pub(super) async fn run<E: Env>(start: Start<E>) -> Result<SinkOutcome, SinkPump
 
 impl<E: Env> Pump<E> {
     async fn run(mut self) -> Result<SinkOutcome, SinkPumpError> {
-        let listen = |cause| SinkPumpError::Listen { address: self.config.listen.clone(), cause };
-        let mut listener = self.env.listen(&self.config.listen).await.map_err(listen)?;
-        let host = self.config.listen.rsplit_once(':').map_or("", |(host, _)| host);
-        self.board.set_listen(format!("{host}:{}", listener.port()));
+        let mut door = Door::open(&self.env, &self.config.listen, &self.board).await?;
         loop {
             self.board.heartbeat();
             let now = Instant::now();
@@ -167,8 +163,8 @@ impl<E: Env> Pump<E> {
                 biased;
                 () = changed(shutdown) => {}
                 () = changed(live) => self.paused = is_paused(&self.live),
-                accepted = listener.accept(), if accepting => {
-                    self.accepted(accepted);
+                (io, peer) = door.accept(), if accepting => {
+                    self.accepted(io, peer);
                     // However many dial, the others are served in between.
                     if let Some(report) = served_now(&mut self.links, &mut self.outlet).await {
                         self.reported(report);
@@ -200,33 +196,28 @@ impl<E: Env> Pump<E> {
         wake
     }
 
-    fn accepted(&mut self, accepted: io::Result<(E::Link, String)>) {
-        match accepted {
-            Ok((io, peer)) => {
-                let peer_talk = Peer {
-                    splitter: Splitter::new(self.config.protocol, self.config.framing),
-                    last_byte: Instant::now(),
-                    quiet_since: None,
-                };
-                let id = self.links.add(Link::new(io, peer, peer_talk));
-                let lane = Lane {
-                    // Positions start over with each connection, so no two share a stream.
-                    stream: SinkStream { worker: format!("peer-{id}"), incarnation: 0 },
-                    builder: BatchBuilder::default(),
-                    full: VecDeque::new(),
-                    queued_bytes: 0,
-                    queued_records: 0,
-                    position: 0,
-                    written: 0,
-                    connected: true,
-                    opened: false,
-                    stopped: false,
-                };
-                self.lanes.insert(id, lane);
-                self.board.set_side(Side::Wallaroo, SideState::Connected);
-            }
-            Err(error) => debug!("A connection could not be accepted: {error}."),
-        }
+    fn accepted(&mut self, io: E::Link, peer: String) {
+        let talk = Peer {
+            splitter: Splitter::new(self.config.protocol, self.config.framing),
+            last_byte: Instant::now(),
+            quiet_since: None,
+        };
+        let id = self.links.add(Link::new(io, peer, talk));
+        let lane = Lane {
+            // Positions start over with each connection, so no two share a stream.
+            stream: SinkStream { worker: format!("peer-{id}"), incarnation: 0 },
+            builder: BatchBuilder::default(),
+            full: VecDeque::new(),
+            queued_bytes: 0,
+            queued_records: 0,
+            position: 0,
+            written: 0,
+            connected: true,
+            opened: false,
+            stopped: false,
+        };
+        self.lanes.insert(id, lane);
+        self.board.set_side(Side::Wallaroo, SideState::Connected);
     }
 
     fn happened(&mut self) {

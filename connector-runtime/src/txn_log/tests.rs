@@ -211,6 +211,40 @@ fn what_was_forgotten_counts_as_delivered_though_the_mark_was_lost() {
 }
 
 #[test]
+fn a_worker_that_is_idle_for_ever_does_not_fill_the_volume() {
+    let disk = FakeDisk::default();
+    let mut log = create(&disk);
+    log.segment_bytes = 1_000;
+    transaction(&mut log, "c0", &[b"once"]);
+    log.mark(4, 1).unwrap();
+    for round in 0..200 {
+        transaction(&mut log, &format!("c{round}"), &[]);
+        log.forget(Instant::now(), Retain { time: Duration::ZERO, bytes: 0 }).unwrap();
+    }
+    assert!(disk.used() < 1_400, "{}", disk.used());
+    drop(log);
+    assert_eq!(recover(&disk).unwrap().state().committed, 4);
+}
+
+#[test]
+fn a_segment_that_has_no_room_for_its_successor_goes_on() {
+    let disk = FakeDisk::default();
+    let mut log = create(&disk);
+    log.segment_bytes = 120;
+    transaction(&mut log, "c1", &[b"first"]);
+    disk.set_capacity(Some(disk.used() + 80));
+    append(&mut log, &[b"more"]).unwrap();
+    assert_eq!(log.segments.len(), 1);
+    disk.set_capacity(None);
+    log.prepare(b"c2", true, 5, 9).unwrap();
+    log.decide(true).unwrap();
+    transaction(&mut log, "c3", &[b"third"]);
+    assert_eq!((log.segments.len(), read_from(&mut log, 0).len()), (2, 3));
+    drop(log);
+    assert_eq!(read_from(&mut recover(&disk).unwrap(), 0).len(), 3);
+}
+
+#[test]
 fn without_room_nothing_changes_and_the_same_call_works_later() {
     let disk = FakeDisk::default();
     let mut log = create(&disk);

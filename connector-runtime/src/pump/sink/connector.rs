@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use connector_crds::LiveConfig;
-use connector_env::{Env, Listener};
+use connector_env::Env;
 use tokio::sync::watch;
 use tokio::time::{Duration, Instant, sleep_until};
 use tracing::{debug, info, warn};
@@ -15,8 +15,8 @@ use super::link::{Happened, Link, LinkId, Links};
 use super::outlet::{Job, Outlet};
 use super::stalls::Stalls;
 use super::{
-    MAX_LINKS, Shutdown, SinkOutcome, SinkPumpConfig, SinkPumpError, Start, TICK, changed, is_paused, served,
-    served_now,
+    Door, MAX_LINKS, Shutdown, SinkOutcome, SinkPumpConfig, SinkPumpError, Start, TICK, changed, is_paused,
+    served, served_now,
 };
 use crate::board::{AckMode, Board, Counters, Side, SideState};
 use crate::pump::workers::Phase;
@@ -131,10 +131,7 @@ impl<E: Env> Pump<E> {
     }
 
     async fn run(mut self) -> Result<SinkOutcome, SinkPumpError> {
-        let listen = |cause| SinkPumpError::Listen { address: self.config.listen.clone(), cause };
-        let mut listener = self.env.listen(&self.config.listen).await.map_err(listen)?;
-        let host = self.config.listen.rsplit_once(':').map_or("", |(host, _)| host);
-        self.board.set_listen(format!("{host}:{}", listener.port()));
+        let mut door = Door::open(&self.env, &self.config.listen, &self.board).await?;
         loop {
             self.board.heartbeat();
             match self.end() {
@@ -142,14 +139,17 @@ impl<E: Env> Pump<E> {
                 None => self.turn()?,
             }
             let wake = self.wake_at();
-            let accepting = self.draining.is_none() && self.links.len() < MAX_LINKS;
+            if self.draining.is_some() {
+                door.close();
+            }
+            let accepting = self.links.len() < MAX_LINKS;
             let Pump { live, shutdown, links, outlet, .. } = &mut self;
             tokio::select! {
                 biased;
                 () = changed(shutdown) => {}
                 () = changed(live) => self.paused = is_paused(&self.live),
-                accepted = listener.accept(), if accepting => {
-                    self.accepted(accepted);
+                (io, peer) = door.accept(), if accepting => {
+                    self.accepted(io, peer);
                     // However many dial, the others are served in between.
                     if let Some(report) = served_now(&mut self.links, &mut self.outlet).await {
                         self.reported(report)?;
@@ -212,15 +212,7 @@ impl<E: Env> Pump<E> {
         Millis(u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX))
     }
 
-    fn accepted(&mut self, accepted: std::io::Result<(E::Link, String)>) {
-        let (io, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // E.g. no file descriptor is left; connections wait until one is.
-                debug!("A connection could not be accepted: {error}.");
-                return;
-            }
-        };
+    fn accepted(&mut self, io: E::Link, peer: String) {
         let cookie = match self.config.cookie.read() {
             Ok(cookie) => cookie,
             Err(error) => {

@@ -373,9 +373,10 @@ impl<E: Env> Pump<E> {
         });
         let mut blocked = Vec::new();
         for (_, link) in self.links.iter() {
-            let name = match (&link.talk.blocked, &link.talk.worker) {
-                (Some(SinkServerEvent::Hello { worker, .. }), _) | (Some(_), Some(worker)) => worker,
-                (Some(_), None) | (None, _) => continue,
+            let ((Some(SinkServerEvent::Hello { worker: name, .. }), _) | (Some(_), Some(name))) =
+                (&link.talk.blocked, &link.talk.worker)
+            else {
+                continue;
             };
             blocked.push((name.clone(), link.talk.needed));
         }
