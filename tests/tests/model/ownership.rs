@@ -67,9 +67,9 @@ impl Ownership {
         }
     }
 
-    /// The stream moves, and one thing fails; there are credits for everything.
+    /// The stream moves, and one thing fails. Few credits keep the number of histories small.
     pub(crate) fn moves() -> Ownership {
-        Ownership { credits: (8, 1), faults: 1, moves: 1, ..Ownership::faults() }
+        Ownership { credits: (2, 0), faults: 1, moves: 1, ..Ownership::faults() }
     }
 }
 /// What happens next.
@@ -204,7 +204,7 @@ impl Model for Ownership {
         let mut world = last.clone();
         match step {
             Step::Dial(index) => {
-                let id = (0..).find(|id| !world.links.contains_key(id))?;
+                let id = (0..MOST_LINKS).find(|id| !world.links.contains_key(id))?;
                 let server = Some(SourceServerCore::new(self.credits.0, self.credits.1));
                 let link = Link { server, up: [Up::Hello].into(), down: VecDeque::new(), last: 0 };
                 world.links.insert(id, link);

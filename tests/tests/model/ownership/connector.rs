@@ -6,7 +6,7 @@ use tokio::time::Duration;
 use wallaroo_protocol::NONE;
 use wallaroo_protocol::decisions::source_client::{Answered, Control, Phase};
 
-use super::world::{Down, Up, World};
+use super::world::{Down, Entry, Up, World};
 use super::{KEY, Mistake, Ownership, STREAM};
 
 impl Ownership {
@@ -107,7 +107,7 @@ impl Ownership {
             }
             Down::Ack(credits, entry) => {
                 side.core.grant(credits);
-                match entry.map(|position| side.core.acknowledged(STREAM, self.wire(position))) {
+                match entry.map(|Entry(position)| side.core.acknowledged(STREAM, self.wire(position))) {
                     None => {}
                     Some(Ok(acknowledged)) => {
                         if let Some(position) = acknowledged.progress {

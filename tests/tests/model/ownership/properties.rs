@@ -55,6 +55,10 @@ pub(crate) fn properties(model: &Ownership) -> Vec<Property<Ownership>> {
             world.links.values().any(|link| link.down.contains(&Down::NotifyAck(false, None)))
                 && !world.rolling_back
         }),
+        Property::sometimes("a stream is asked for during a rollback", |_, world: &World| {
+            world.rolling_back
+                && world.links.values().any(|link| link.down.contains(&Down::NotifyAck(false, None)))
+        }),
         Property::sometimes("an answer runs ahead of what is completed", |_, world: &World| {
             let answers = world.links.values().flat_map(|link| &link.down);
             answers.into_iter().any(|frame| match frame {

@@ -2,7 +2,7 @@
 
 use wallaroo_protocol::decisions::source_server::Phase;
 
-use super::world::{Down, Ending, Registry, UNKNOWN, Up, World};
+use super::world::{Down, Ending, Entry, Registry, UNKNOWN, Up, World};
 use super::{Ownership, STREAM};
 
 impl Ownership {
@@ -91,10 +91,10 @@ impl Ownership {
             }
             let open = acked.filter(|_| ending == Ending::No);
             if credits > 0 || open.is_some() {
-                world.say(id, Down::Ack(credits, open));
+                world.say(id, Down::Ack(credits, open.map(Entry)));
             }
             if owns && ending == Ending::Due {
-                world.say(id, Down::Ack(0, acked));
+                world.say(id, Down::Ack(0, acked.map(Entry)));
                 world.registry =
                     Registry { known: true, owner: None, acked: acked.flatten(), ending: Ending::No };
             }

@@ -18,12 +18,16 @@ pub(crate) enum Up {
     Fin,
 }
 
+/// The stream in an ACK, with its position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Entry(pub(crate) Option<u64>);
+
 /// Frames to the connector. RESTART counts as an end, as it does for the connector.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Down {
     Ok(u32),
     NotifyAck(bool, Option<u64>),
-    Ack(u32, Option<Option<u64>>),
+    Ack(u32, Option<Entry>),
     Fin,
 }
 
