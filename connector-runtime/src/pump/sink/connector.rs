@@ -25,7 +25,7 @@ use crate::sink::SinkStream;
 use crate::txn_log::{self, Cursor, TxnLog};
 
 /// Pause between attempts to write what found no room on the volume.
-const SPACE_RETRY: Duration = Duration::from_millis(250);
+pub(super) const SPACE_RETRY: Duration = Duration::from_millis(250);
 
 /// How long a drain waits for decisions on what was voted for: checkpoints complete within about a second, and what is not
 /// decided by then is decided after the next connection.

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::SinkPumpError;
-use super::connector::Pump;
+use super::connector::{Pump, SPACE_RETRY};
 use super::known::{Stream, Worker, no_space, older_name};
 use super::outlet::{Done, Job, Report};
 use super::stalls::Stall;
@@ -170,7 +170,9 @@ impl<E: Env> Pump<E> {
                 // The log lost the end of what it delivered.
                 if let Err(error) = stream.log.append(position, std::iter::empty(), true) {
                     no_space(error)?;
-                    return Ok(()); // the stream stays closed and is opened again
+                    // The stream stays closed and is opened again.
+                    self.outlet.pause_until(Instant::now() + SPACE_RETRY);
+                    return Ok(());
                 }
                 position
             }

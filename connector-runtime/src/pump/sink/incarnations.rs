@@ -162,6 +162,7 @@ impl<E: Env> Pump<E> {
             }
             Err(error) => return Ok(Some(no_space(error)?)),
         }
+        self.stalls.clear(&self.board, &Stall::Decision(String::from_utf8_lossy(name).into_owned()));
         self.report_kept(name);
         Ok(None)
     }

@@ -125,6 +125,11 @@ impl Outlet {
         self.wait_until
     }
 
+    /// No job is started before.
+    pub(crate) fn pause_until(&mut self, until: Instant) {
+        self.wait_until = Some(until);
+    }
+
     /// Starts a job; nothing happens while another one is done.
     pub(crate) fn start(&mut self, job: Job) {
         self.wait_until = None;

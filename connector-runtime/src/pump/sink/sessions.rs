@@ -265,6 +265,7 @@ impl<E: Env> Pump<E> {
             let event = SinkServerEvent::Decide { transaction, commit };
             return Ok(Flow::Blocked(event, no_space(error)?));
         }
+        self.stalls.clear(&self.board, &Stall::Decision(String::from_utf8_lossy(name).into_owned()));
         let counters = self.board.counters();
         if commit {
             Counters::add(&counters.transactions_committed, 1);

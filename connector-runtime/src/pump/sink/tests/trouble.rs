@@ -288,3 +288,25 @@ async fn a_port_in_use_is_named() {
         assert!(message.contains("wallaroo.listen") && message.contains(&address), "{message}");
     }
 }
+
+#[tokio::test]
+async fn a_commit_of_what_was_voted_against_is_reported_until_the_cluster_settles_it() {
+    let bench = Bench::start(exact()).await;
+    let mut worker = Worker::ready(&bench.address, "w1").await;
+    worker.commit("c1", &["kept "]).await;
+    worker.send_at(7, &["gap"]).await;
+    worker.ask("c2", 5, 10).await;
+    assert!(!worker.vote().await);
+    drop(worker);
+    let mut worker = Worker::listed(&bench.address, "w1", "c2").await;
+    worker.decide("c2", true).await;
+    let message = bench.stalled("DecisionConflict").await;
+    assert!(message.contains("c2") && message.contains("w1"), "{message}");
+    assert!(bench.target.is(&["kept "]));
+    let mut worker = Worker::listed(&bench.address, "w1", "c2").await;
+    worker.decide("c2", false).await;
+    worker.sent = 5;
+    worker.commit("c3", &["whole"]).await;
+    bench.delivered(&["kept ", "whole"]).await;
+    assert_eq!(bench.snapshot().stalled, None);
+}
