@@ -91,7 +91,10 @@ impl Secrets {
         let path = self.path(reference);
         let metadata = match std::fs::metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(SecretError::Missing { name: reference.name.clone(), key: reference.key.clone() });
+                return Err(SecretError::Missing {
+                    name: reference.name.clone(),
+                    key: reference.key.clone(),
+                });
             }
             other => other.map_err(unreadable)?,
         };

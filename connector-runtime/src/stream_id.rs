@@ -89,7 +89,10 @@ mod tests {
     #[test]
     fn the_id_of_a_stream_never_changes_between_versions_of_this_program() {
         // Computed once with `sha256sum` over the length-prefixed parts; another value would open every stream anew.
-        assert_eq!(stream_id(&identity("default", "temps", ""), "readings.csv"), StreamId(0x158d_29c9_aa49_006e));
+        assert_eq!(
+            stream_id(&identity("default", "temps", ""), "readings.csv"),
+            StreamId(0x158d_29c9_aa49_006e)
+        );
     }
 
     #[test]
