@@ -7,6 +7,7 @@
 //! A property that never failed proves little: each model also runs with mistakes put in, and has to find them.
 
 mod ownership;
+mod recovery;
 mod two_phase;
 
 use std::fmt::Debug;
@@ -78,6 +79,23 @@ fn a_worker_that_does_not_lead_the_registry_changes_nothing() {
 #[test]
 fn a_sink_publishes_exactly_what_the_cluster_committed() {
     explore("two-phase commit", TwoPhase::faults());
+}
+
+#[test]
+fn a_source_recovers_from_everything() {
+    recovery::always("one owner, faults", &Ownership::faults(), Ownership::progress, Ownership::is_done);
+}
+
+#[test]
+#[should_panic(expected = "the end is out of reach")]
+fn a_source_that_passes_records_over_does_not_recover() {
+    let model = Ownership { mistake: Some(ownership::Mistake::ResumesOneTooFar), ..Ownership::faults() };
+    recovery::always("records passed over", &model, Ownership::progress, Ownership::is_done);
+}
+
+#[test]
+fn a_sink_recovers_from_everything() {
+    recovery::always("two-phase commit", &TwoPhase::faults(), TwoPhase::progress, TwoPhase::is_done);
 }
 
 #[test]
