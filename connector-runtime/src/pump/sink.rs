@@ -29,7 +29,6 @@ use self::outlet::{Outlet, Report};
 use self::stalls::{Stall, Stalls};
 use super::Shutdown;
 use super::dead_letter::DeadLetter;
-pub use super::source::CookieFrom as SinkCookie;
 use crate::board::Board;
 use crate::sink::Sink;
 use crate::state_volume::{self, Claim, StateVolumeError};

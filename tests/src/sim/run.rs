@@ -410,7 +410,7 @@ async fn sink_host(
         state: STATE.into(),
         protocol: Protocol::Connector,
         framing: SinkFraming::Lines {},
-        cookie: sink::SinkCookie::Default,
+        cookie: source::CookieFrom::Default,
         listen: "0.0.0.0:7200".into(),
         on_error: OnError::Stop,
         on_in_doubt: OnInDoubt::Deliver,
