@@ -178,9 +178,9 @@ impl Counters {
 /// Distributions, observed once a batch.
 #[derive(Debug)]
 pub struct Histograms {
-    /// Seconds from reading a batch to its acknowledgement (sources) or from its arrival to its durability (sinks).
+    /// Seconds from handing a record to Wallaroo to its acknowledgement; sources, one sampled record at a time.
     pub end_to_end_seconds: Histogram,
-    /// Seconds that one write to the receiving end took.
+    /// Seconds that one write to the external system took; sinks.
     pub write_seconds: Histogram,
     /// Records of a batch.
     pub batch_records: Histogram,
@@ -202,16 +202,22 @@ impl Default for Histograms {
 }
 
 impl Histograms {
+    /// Observes the size of a batch.
+    pub fn batch(&self, records: usize, bytes: usize) {
+        self.batch_records.observe(records as f64);
+        self.batch_bytes.observe(bytes as f64);
+    }
+
     /// Each with its name, help text and unit.
     pub fn list(&self) -> [(&'static str, &'static str, Option<Unit>, &Histogram); 4] {
         [
             (
                 "end_to_end",
-                "From reading to acknowledgement (sources), from arrival to durability (sinks)",
+                "From handing a record to Wallaroo to its acknowledgement, sampled",
                 Some(Unit::Seconds),
                 &self.end_to_end_seconds,
             ),
-            ("write", "One write to the receiving end", Some(Unit::Seconds), &self.write_seconds),
+            ("write", "One write to the external system", Some(Unit::Seconds), &self.write_seconds),
             ("batch_records", "Records of a batch", None, &self.batch_records),
             ("batch_bytes", "Key and payload bytes of a batch", None, &self.batch_bytes),
         ]

@@ -5,6 +5,7 @@
 
 mod config;
 mod kept;
+mod latency;
 mod leaving;
 mod meter;
 mod pace;
@@ -27,6 +28,7 @@ use tokio::time::{Duration, Instant, sleep, sleep_until};
 
 pub use self::config::{CookieFrom, Outcome, PumpError, SourcePumpConfig, Timings};
 use self::kept::Queue;
+use self::latency::Sample;
 use self::meter::Meter;
 use self::stalls::Stalls;
 use self::wire::Wire;
@@ -81,6 +83,7 @@ pub async fn run<E: Env>(
         dead_letter,
         kept: Queue::default(),
         suspicion: Suspicion::default(),
+        latency: Sample::default(),
         meter: Meter::new(now),
         stalls: Stalls::default(),
         backoff: Backoff::dialling(),
@@ -147,6 +150,7 @@ struct Pump<E: Env> {
     receipts: bool,
     kept: Queue,
     suspicion: Suspicion,
+    latency: Sample,
     meter: Meter,
     stalls: Stalls,
     backoff: Backoff,

@@ -84,6 +84,7 @@ pub(crate) struct Outlet {
     on_error: OnError,
     backoff: Backoff,
     wait_until: Option<Instant>,
+    started: Instant,
     failing: bool,
 }
 
@@ -103,6 +104,7 @@ impl Outlet {
             on_error,
             backoff: Backoff::dialling(),
             wait_until: None,
+            started: Instant::now(),
             failing: false,
         }
     }
@@ -133,6 +135,7 @@ impl Outlet {
     /// Starts a job; nothing happens while another one is done.
     pub(crate) fn start(&mut self, job: Job) {
         self.wait_until = None;
+        self.started = Instant::now();
         let on_error = self.on_error;
         self.slot = match std::mem::replace(&mut self.slot, Slot::Moving) {
             Slot::Idle(tools) => Slot::Busy(Box::pin(perform(tools, job, on_error))),
@@ -157,6 +160,10 @@ impl Outlet {
         let Done::Failed { job, error } = done else {
             if self.failing {
                 info!("The external system works again.");
+            }
+            if let Done::Written { batch, .. } = done {
+                board.histograms().batch(batch.len(), batch.bytes());
+                board.histograms().write_seconds.observe(self.started.elapsed().as_secs_f64());
             }
             self.failing = false;
             self.backoff.reset();

@@ -85,6 +85,7 @@ impl<E: Env> Pump<E> {
                     && sent.records > 0
                 {
                     self.streams.sent(key, sent.records as u64, sent.bytes, last.position, end);
+                    self.latency.sent(id, last.position, Instant::now());
                     self.kept.sent(&mut batch, sent.bytes);
                     let counters = self.board.counters();
                     Counters::add(&counters.records_out, sent.records as u64);

@@ -29,6 +29,7 @@ impl<E: Env> Pump<E> {
                 let counters = self.board.counters();
                 Counters::add(&counters.records_in, records);
                 Counters::add(&counters.bytes_in, bytes);
+                self.board.histograms().batch(batch.len(), batch.bytes());
                 self.board.moved_at(self.env.unix_millis());
                 let batch = KeptBatch { stream, records: batch, cursor: 0, left: (records, bytes) };
                 self.keep(Kept::Batch(batch))?;

@@ -28,6 +28,7 @@ impl<E: Env> Pump<E> {
                 self.letter_at = None;
                 self.checkpoints = Checkpoints::default();
                 let outstanding = self.streams.session_lost();
+                self.latency.forget();
                 if self.drain_until.is_some() {
                     self.given_up = outstanding;
                 }
@@ -44,6 +45,9 @@ impl<E: Env> Pump<E> {
             }
             SourceClientEvent::Acknowledged { stream, position } => {
                 let records = self.streams.acknowledge(stream, position);
+                if let Some(took) = self.latency.acknowledged(stream, position, Instant::now()) {
+                    self.board.histograms().end_to_end_seconds.observe(took.as_secs_f64());
+                }
                 self.suspicion.acknowledged(records);
             }
             SourceClientEvent::Checkpoint => {
