@@ -13,6 +13,7 @@ use crate::source::{Source, SystemError};
 
 pub mod file;
 pub mod generator;
+pub mod kafka;
 pub mod redis;
 pub mod stdout;
 #[cfg(test)]
@@ -51,10 +52,7 @@ pub fn source(spec: &SourceSpec, context: Context) -> Result<Box<dyn Source>, Sy
     match spec {
         SourceSpec::File(spec) => Ok(Box::new(file::FileSource::new(spec, &context))),
         SourceSpec::Generator(spec) => Ok(Box::new(generator::GeneratorSource::new(spec, &context))),
-        SourceSpec::Kafka(_) => Err(SystemError::Permanent {
-            reason: "UnsupportedSystem",
-            context: "this runtime is built without Kafka".into(),
-        }),
+        SourceSpec::Kafka(spec) => Ok(Box::new(kafka::KafkaSource::new(spec, &context))),
         SourceSpec::Udp(spec) => Ok(Box::new(udp::UdpSource::new(spec, &context)?)),
     }
 }
