@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::rules::{self, Rules};
 use crate::status::ConnectorStatus;
-use crate::{DeliverySpec, SinkSpec, SourceSpec, StorageSpec, WallarooSpec};
+use crate::{DeliverySpec, PodSpec, RuntimeSpec, SinkSpec, SourceSpec, VolumeSpec, WallarooSpec};
 
 /// One system, one Wallaroo end, and how records go from one to the other.
 #[derive(CustomResource, Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -70,7 +70,7 @@ pub struct ConnectorSpec {
     pub delivery: DeliverySpec,
     /// The state volume: transaction log and identity.
     #[serde(default)]
-    pub storage: StorageSpec,
+    pub storage: VolumeSpec,
     /// Pods that share the work; a sink over `Connector` has at most one.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0, max = 1_000))]
@@ -78,6 +78,16 @@ pub struct ConnectorSpec {
     /// Whether the Connector runs.
     #[serde(default)]
     pub state: State,
+    /// A new value restarts the pods, and takes up what an upgrade of the operator left pending.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub restart_nonce: Option<String>,
+    /// The process in the pods.
+    #[serde(default)]
+    pub runtime: RuntimeSpec,
+    /// The pods.
+    #[serde(default)]
+    pub pod: PodSpec,
     /// A new value opens a new epoch: every stream starts over under a new identity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]

@@ -7,8 +7,10 @@ mod connector;
 mod crd;
 mod delivery;
 mod guarantee;
+mod pod;
 mod reference;
 mod rules;
+mod runtime;
 mod runtime_config;
 mod secret;
 mod sink;
@@ -17,6 +19,7 @@ mod status;
 pub mod systems;
 mod union;
 mod validate;
+mod volume;
 mod wallaroo;
 
 pub use condition::{Condition, ConditionStatus};
@@ -24,7 +27,9 @@ pub use connector::{Connector, ConnectorSpec, State};
 pub use crd::{MAX_CRD_BYTES, crd, crd_yaml};
 pub use delivery::{AckMode, DeadLetter, DeliverySpec, InFlight, OnError, OnInDoubt, StorageSpec};
 pub use guarantee::{Delivery, Guarantee, Scope, guarantee};
+pub use pod::{Amounts, PodSpec, Resources, ServiceAccountSpec, TaintEffect, Toleration, TolerationOperator};
 pub use reference::field_reference;
+pub use runtime::{LogLevel, RuntimeSpec, UpgradePolicy};
 pub use runtime_config::{ConnectorIdentity, LiveConfig, Paths, RuntimeConfig};
 pub use secret::SecretKeyRef;
 pub use sink::SinkSpec;
@@ -34,6 +39,7 @@ pub use validate::{
     FieldError, read_connector, read_runtime_config, unknown_fields, unknown_runtime_config_fields, validate,
     validate_runtime_config, validate_update,
 };
+pub use volume::{ClaimPolicy, VolumeSpec};
 pub use wallaroo::{ByteOrder, FramingSpec, HeaderWidth, Protocol, SinkFraming, WallarooSpec};
 
 /// API group of the resource.

@@ -97,6 +97,7 @@ fn kind(field: &Value) -> &'static str {
             Some("string") => "list of texts",
             _ => "list of objects",
         },
+        _ if field.get("additionalProperties").is_some() => "map of texts",
         _ if is_secret(field) => "key of a Secret",
         _ if union::members(field).is_some() => "object, exactly one field",
         _ => "object",
@@ -131,7 +132,10 @@ fn bounds(field: &Value) -> String {
             let each = bounds(&field["items"]);
             if each.is_empty() { entries } else { format!("{entries}, each {each}") }
         }
-        _ => String::new(),
+        _ => match field["maxProperties"].as_u64() {
+            Some(most) => format!("up to {most} entries"),
+            None => String::new(),
+        },
     }
 }
 

@@ -225,6 +225,27 @@ pub(crate) const CERTIFICATE_WITH_KEY: CelRule = CelRule {
     cel: "has(self.certificate) == has(self.key)",
 };
 
+/// On an amount of CPU or memory.
+pub(crate) const AMOUNT: CelRule = CelRule {
+    path: "",
+    message: "must be a whole number with at most three decimals and one of the units m, k, M, G, T, Ki, Mi, Gi, Ti, e.g. 500m or 256Mi",
+    cel: r"self.matches('^[0-9]{1,9}([.][0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$')",
+};
+
+/// On the size of a volume.
+pub(crate) const VOLUME_SIZE: CelRule = CelRule {
+    path: "",
+    message: "must be a whole number with one of the units Mi, Gi, Ti, e.g. 2Gi",
+    cel: "self.matches('^[1-9][0-9]{0,5}(Mi|Gi|Ti)$')",
+};
+
+/// On `storage`; compares with the stored object.
+pub(crate) const VOLUME_GROWS: CelRule = CelRule {
+    path: ".size",
+    message: "a volume can grow and never shrink: for a smaller one create another Connector",
+    cel: "!has(self.size) || !has(oldSelf.size) || !isQuantity(self.size) || !isQuantity(oldSelf.size) || quantity(self.size).compareTo(quantity(oldSelf.size)) >= 0",
+};
+
 /// On `delivery`.
 pub(crate) const DEAD_LETTER_WITH_ON_ERROR: CelRule = CelRule {
     path: ".deadLetter",

@@ -314,10 +314,11 @@ fn a_rendering_is_judged_like_the_spec_that_it_came_from() {
             "admin": "127.0.0.1:0",
         }))
         .unwrap();
-        // Replicas, name and state are the operator's business.
+        // Replicas, name, state, pods and the claim of the volume are the operator's business.
+        let operators = ["metadata.name", "spec.replicas", "spec.pod.", "spec.runtime.", "spec.storage.size"];
         let of_spec: Vec<_> = validate(&connector)
             .into_iter()
-            .filter(|error| error.path != "spec.replicas" && error.path != "metadata.name")
+            .filter(|error| !operators.iter().any(|path| error.path.starts_with(path)))
             .map(|error| FieldError {
                 path: error.path.trim_start_matches("spec").trim_start_matches('.').to_owned(),
                 ..error

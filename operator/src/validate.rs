@@ -91,7 +91,7 @@ pub fn validate(connector: &Connector) -> Result<ValidatedConnector, Vec<FieldEr
             system,
             wallaroo: spec.wallaroo.clone(),
             delivery: spec.delivery.clone(),
-            storage: spec.storage.clone(),
+            storage: spec.storage.log.clone(),
             state: spec.state,
             replicas: spec.replicas,
         }),

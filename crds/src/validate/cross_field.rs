@@ -1,15 +1,17 @@
 //! The twins of the CEL rules, one line a rule, in the order of the types.
 
 use super::FieldError;
-use super::text::{is_host_port, is_host_without_port, is_ip, is_label, is_multicast};
+use super::text::{
+    is_amount, is_host_port, is_host_without_port, is_ip, is_label, is_multicast, volume_bytes,
+};
 use crate::rules::{self, CelRule};
 use crate::systems::kafka::{KafkaSource, SaslMechanism, StartAt, StartPosition};
 use crate::systems::redis::RedisSink;
 use crate::systems::tls::TlsSpec;
 use crate::systems::udp::{UdpSink, UdpSource};
 use crate::{
-    AckMode, Connector, ConnectorSpec, DeliverySpec, OnError, Protocol, RuntimeConfig, SinkSpec, SourceSpec,
-    WallarooSpec,
+    AckMode, Amounts, Connector, ConnectorSpec, DeliverySpec, OnError, Protocol, RuntimeConfig, SinkSpec,
+    SourceSpec, WallarooSpec,
 };
 
 /// What the rules of a spec look at; both the resource and the rendering have it.
@@ -50,17 +52,42 @@ pub(super) fn connector(connector: &Connector, errors: &mut Vec<FieldError>) {
         found.expect(name.chars().count() <= rules::MAX_NAME, &rules::NAME_LENGTH);
         found.expect(is_label(name), &rules::NAME_LABEL);
     }
-    let ConnectorSpec { source, sink, wallaroo, delivery, storage: _, replicas, state: _, position_reset: _ } =
-        &connector.spec;
+    let ConnectorSpec {
+        source,
+        sink,
+        wallaroo,
+        delivery,
+        storage,
+        replicas,
+        state: _,
+        restart_nonce: _,
+        runtime: _,
+        pod,
+        position_reset: _,
+    } = &connector.spec;
     let parts =
         Parts { source: source.as_ref(), sink: sink.as_ref(), wallaroo, delivery, replicas: Some(*replicas) };
-    spec(&parts, Findings { path: "spec".into(), errors });
+    let mut found = Findings { path: "spec".into(), errors };
+    found.below(".storage.size").expect(volume_bytes(&storage.size).is_some(), &rules::VOLUME_SIZE);
+    amounts(&pod.resources.requests, found.below(".pod.resources.requests"));
+    amounts(&pod.resources.limits, found.below(".pod.resources.limits"));
+    spec(&parts, found);
+}
+
+fn amounts(amounts: &Amounts, mut found: Findings<'_>) {
+    let Amounts { cpu, memory } = amounts;
+    found.below(".cpu").expect(cpu.as_deref().is_none_or(is_amount), &rules::AMOUNT);
+    found.below(".memory").expect(memory.as_deref().is_none_or(is_amount), &rules::AMOUNT);
 }
 
 /// Applies the rules that compare with the stored object.
 pub(super) fn update(new: &ConnectorSpec, old: &ConnectorSpec, errors: &mut Vec<FieldError>) {
     let mut found = Findings { path: "spec".into(), errors };
     found.expect(new.source.is_some() == old.source.is_some(), &rules::SAME_DIRECTION);
+    let shrinks = volume_bytes(&new.storage.size)
+        .zip(volume_bytes(&old.storage.size))
+        .is_some_and(|(new, old)| new < old);
+    found.below(".storage").expect(!shrinks, &rules::VOLUME_GROWS);
 }
 
 /// Applies the rules of a spec to a rendering, and the rendering's own.

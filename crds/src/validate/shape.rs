@@ -74,6 +74,16 @@ fn object(schema: &Value, fields: &serde_json::Map<String, Value>, path: &str, e
             check(field_schema, field, &join(path, name), errors);
         }
     }
+    if let Some(values) = schema.get("additionalProperties") {
+        let most = schema["maxProperties"].as_u64().unwrap_or(u64::MAX);
+        if fields.len() as u64 > most {
+            let message = format!("must have at most {most} entries, has {}", fields.len());
+            errors.push(FieldError { path: path.to_owned(), message });
+        }
+        for (name, field) in fields {
+            check(values, field, &join(path, name), errors);
+        }
+    }
 }
 
 /// A bound of a schema: kube's schema types keep it as floating point, and ours stay below 2^53.

@@ -48,3 +48,31 @@ pub(super) fn is_label(text: &str) -> bool {
         && bytes.last().is_some_and(|byte| plain(*byte))
         && bytes.iter().all(|byte| plain(*byte) || *byte == b'-')
 }
+
+/// Twin of `AMOUNT`.
+pub(super) fn is_amount(text: &str) -> bool {
+    let number = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let unit = &text[number.len()..];
+    let (whole, decimals) =
+        number.split_once('.').map_or((number, None), |(whole, rest)| (whole, Some(rest)));
+    let digits = |text: &str, most: usize| {
+        (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    ["", "m", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti"].contains(&unit)
+        && digits(whole, 9)
+        && decimals.is_none_or(|decimals| digits(decimals, 3))
+}
+
+/// Bytes of a volume's size; `None` for a text that is none. Twin of `VOLUME_SIZE`.
+pub(super) fn volume_bytes(text: &str) -> Option<u64> {
+    let number = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let shift = match &text[number.len()..] {
+        "Mi" => 20,
+        "Gi" => 30,
+        "Ti" => 40,
+        _ => return None,
+    };
+    let plain =
+        number.len() <= 6 && !number.starts_with('0') && number.bytes().all(|byte| byte.is_ascii_digit());
+    plain.then(|| number.parse::<u64>().ok()).flatten().map(|number| number << shift)
+}

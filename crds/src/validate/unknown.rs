@@ -59,6 +59,8 @@ struct Walk<'a> {
 impl Walk<'_> {
     fn object(&self, schema: &Value, value: &Value, path: &str, errors: &mut Vec<FieldError>) {
         match value {
+            // The names in a map are the user's.
+            Value::Object(_) if schema.get("additionalProperties").is_some() => {}
             Value::Object(fields) => {
                 let properties = schema["properties"].as_object();
                 for (name, field) in fields {
