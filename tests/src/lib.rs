@@ -2,5 +2,8 @@
 
 pub mod binaries;
 pub mod conformance;
+pub mod fake_kafka;
 pub mod fake_redis;
+pub mod services;
 pub mod sim;
+pub mod source_driver;

@@ -12,6 +12,8 @@ use connector_tests::{sink_suite, source_suite};
 mod file_fixture;
 #[path = "conformance/generator.rs"]
 mod generator_fixture;
+#[path = "conformance/kafka.rs"]
+mod kafka_fixture;
 #[path = "conformance/redis.rs"]
 mod redis_fixture;
 #[path = "conformance/stdout.rs"]
@@ -31,6 +33,7 @@ suites! { source_suite SOURCES:
     "file" file_lines_source file_fixture::Source::lines;
     "file" file_prefixed_source file_fixture::Source::prefixed;
     "generator" generator_source generator_fixture::Source::new;
+    "kafka" kafka_source kafka_fixture::Source::new;
     "udp" udp_source udp_fixture::Source::new;
 }
 
@@ -85,6 +88,7 @@ async fn fixtures_point_at_the_system_that_they_stand_for() {
     let world = World::new();
     assert_eq!(source_system(&file_fixture::Source::lines(&world).await.spec()), "file");
     assert_eq!(source_system(&generator_fixture::Source::new(&world).await.spec()), "generator");
+    assert_eq!(source_system(&kafka_fixture::Source::new(&world).await.spec()), "kafka");
     assert_eq!(source_system(&udp_fixture::Source::new(&world).await.spec()), "udp");
     assert_eq!(sink_system(&file_fixture::Sink::lines(&world).await.spec()), "file");
     assert_eq!(sink_system(&redis_fixture::Sink::with_delimiter(&world).await.spec()), "redis");

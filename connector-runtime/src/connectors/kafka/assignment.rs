@@ -284,7 +284,8 @@ impl Assignment {
     pub fn assigned(&mut self, partitions: &[Partition]) {
         for partition in partitions {
             if let Some((_, stream)) = self.owner(partition) {
-                (stream.attached, stream.identified, stream.flowing, stream.asked) = (true, false, false, false);
+                (stream.attached, stream.identified, stream.flowing, stream.asked) =
+                    (true, false, false, false);
             } else {
                 self.track(partition.clone());
             }
@@ -457,7 +458,8 @@ impl Assignment {
 
     /// A stream that cannot go on; the broker is asked again.
     pub fn out_of_range(&mut self) -> Option<OutOfRange> {
-        let stuck = self.streams.values_mut().find(|s| matches!(s.phase, Phase::Beyond { .. }) && s.usable())?;
+        let stuck =
+            self.streams.values_mut().find(|s| matches!(s.phase, Phase::Beyond { .. }) && s.usable())?;
         let Phase::Beyond { position, range, .. } = stuck.phase else { return None };
         stuck.look_again();
         Some(OutOfRange { partition: stuck.partition.clone(), position, range })

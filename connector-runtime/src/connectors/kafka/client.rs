@@ -45,8 +45,6 @@ pub(super) enum Rebalance {
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     pub(super) rebalances: VecDeque<Rebalance>,
-    /// Partition, position and whether it is committed.
-    pub(super) commits: Vec<(Partition, Position, bool)>,
     pub(super) errors: VecDeque<(RDKafkaErrorCode, String)>,
     /// Partitions whose records came through the consumer's own queue, where they must not.
     pub(super) strays: Vec<Partition>,
@@ -101,8 +99,11 @@ impl ConsumerContext for Callbacks {
         let assigned = kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.0.closing.load(Ordering::Relaxed) {
             // Nobody reads notes any more, and closing waits for an answer.
-            let answer =
-                if assigned { consumer.incremental_assign(list) } else { consumer.incremental_unassign(list) };
+            let answer = if assigned {
+                consumer.incremental_assign(list)
+            } else {
+                consumer.incremental_unassign(list)
+            };
             return answer.unwrap_or_else(|error| tracing::debug!("Answering a rebalance: {error}."));
         }
         let partitions = partitions(list);
@@ -113,19 +114,6 @@ impl ConsumerContext for Callbacks {
             false => Rebalance::Revoked(partitions),
         };
         self.0.note(|notes| notes.rebalances.push_back(rebalance));
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let answer = |element: &TopicPartitionListElem<'_>| {
-            let done = result.is_ok() && element.error().is_ok();
-            let position = position(element.offset())?;
-            Some((Partition { topic: element.topic().into(), number: element.partition() }, position, done))
-        };
-        if let Err(error) = &result {
-            tracing::debug!("A commit failed and is made again: {error}.");
-        }
-        let answers: Vec<_> = offsets.elements().iter().filter_map(answer).collect();
-        self.0.note(|notes| notes.commits.extend(answers));
     }
 }
 
@@ -186,19 +174,9 @@ impl Client {
     /// Reads on at `position`. What was fetched before does not come any more.
     pub(super) fn seek(&self, partition: &Partition, position: Position) -> KafkaResult<()> {
         let to = Offset::Offset(i64::try_from(position).unwrap_or(i64::MAX));
-        let sought = self.consumer.seek_partitions(list(std::slice::from_ref(partition), to)?, SEEK_TIMEOUT)?;
+        let sought =
+            self.consumer.seek_partitions(list(std::slice::from_ref(partition), to)?, SEEK_TIMEOUT)?;
         sought.elements().iter().try_for_each(TopicPartitionListElem::error)
-    }
-
-    /// Starts commits; their answers come as notes.
-    pub(super) fn commit(&self, commits: &[Commit], mark: &str) -> KafkaResult<()> {
-        let mut list = TopicPartitionList::with_capacity(commits.len());
-        for Commit { partition, id, position } in commits {
-            let mut element = list.add_partition(&partition.topic, partition.number);
-            element.set_offset(Offset::Offset(i64::try_from(*position).unwrap_or(i64::MAX)))?;
-            element.set_metadata(format!("{mark} {id}"));
-        }
-        self.consumer.commit(&list, CommitMode::Async)
     }
 
     /// Gives new credentials to the client's next connections.
@@ -234,6 +212,18 @@ pub(super) fn consumer(
     Ok(Arc::new(consumer))
 }
 
+/// Commits. Blocks until the group's coordinator answered, or for the session timeout; not cancelled by anything. With
+/// several partitions it fails when all failed: one that is refused alone (its topic was deleted) counts as committed.
+pub(super) fn commit(consumer: &BaseConsumer<Callbacks>, commits: &[Commit], mark: &str) -> KafkaResult<()> {
+    let mut list = TopicPartitionList::with_capacity(commits.len());
+    for Commit { partition, id, position } in commits {
+        let mut element = list.add_partition(&partition.topic, partition.number);
+        element.set_offset(Offset::Offset(i64::try_from(*position).unwrap_or(i64::MAX)))?;
+        element.set_metadata(format!("{mark} {id}"));
+    }
+    consumer.commit(&list, CommitMode::Sync)
+}
+
 /// Serves callbacks of a consumer and takes their notes.
 pub(super) fn serve(consumer: &BaseConsumer<Callbacks>, shared: &Shared) -> Notes {
     for _ in 0..MAX_SERVED {
@@ -243,9 +233,8 @@ pub(super) fn serve(consumer: &BaseConsumer<Callbacks>, shared: &Shared) -> Note
                 let partition = Partition { topic: stray.topic().into(), number: stray.partition() };
                 shared.note(|notes| notes.strays.push(partition));
             }
-            Some(Err(_)) => {} // noted by `error`
             None if before == shared.served.load(Ordering::Relaxed) => break,
-            None => {}
+            Some(Err(_)) | None => {} // noted by the callbacks
         }
     }
     shared.take()

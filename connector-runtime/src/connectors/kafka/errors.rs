@@ -118,7 +118,11 @@ mod tests {
             )
         );
         assert_eq!(
-            told(Code::Authentication, "sasl_ssl://k:1/bootstrap: SASL authentication error: no (after 5ms in state AUTH_REQ)", None),
+            told(
+                Code::Authentication,
+                "sasl_ssl://k:1/bootstrap: SASL authentication error: no (after 5ms in state AUTH_REQ)",
+                None
+            ),
             (
                 "authenticating at Kafka: sasl_ssl://k:1/bootstrap: SASL authentication error: no".to_owned(),
                 ErrorClass::Auth

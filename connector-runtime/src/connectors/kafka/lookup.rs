@@ -50,13 +50,12 @@ pub(super) fn ids(
     let metadata = consumer.fetch_metadata(Some(first), TIMEOUT)?;
     let names: Vec<String> = topics.iter().cloned().collect();
     let mut ids = topic_ids(consumer, metadata.orig_broker_id(), &names, TIMEOUT)?;
-    for name in names {
-        if !ids.contains_key(&name) {
-            let metadata = consumer.fetch_metadata(Some(&name), TIMEOUT)?;
-            let exists = metadata.topics().iter().any(|t| t.name() == name && t.error().is_none());
-            if exists && metadata.topics().iter().any(|topic| !topic.partitions().is_empty()) {
-                ids.insert(name, NO_ID.to_owned());
-            }
+    let unknown: Vec<String> = names.into_iter().filter(|name| !ids.contains_key(name)).collect();
+    for name in unknown {
+        let metadata = consumer.fetch_metadata(Some(&name), TIMEOUT)?;
+        let mut found = metadata.topics().iter().filter(|topic| topic.name() == name);
+        if found.any(|topic| topic.error().is_none() && !topic.partitions().is_empty()) {
+            ids.insert(name, NO_ID.to_owned());
         }
     }
     Ok(ids)
@@ -107,7 +106,9 @@ pub(super) fn locate(
                     let found =
                         consumer.offsets_for_times(list(std::slice::from_ref(partition), time)?, TIMEOUT)?;
                     let elements = found.elements();
-                    elements.iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)?;
+                    elements
+                        .iter()
+                        .try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)?;
                     let at = elements.first().and_then(|element| position(element.offset()));
                     // Every record is older: the next one.
                     Start { at: at.unwrap_or(range.next).clamp(range.first, range.next), pin: true }

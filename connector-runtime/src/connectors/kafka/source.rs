@@ -8,13 +8,12 @@ use bytes::Bytes;
 use connector_crds::systems::kafka::KafkaSource as Spec;
 use connector_native::kafka::{Message, PartitionMark};
 use rdkafka::consumer::Consumer;
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaResult, RDKafkaErrorCode};
 use secrecy::ExposeSecret;
-use tokio::sync::watch;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
-use super::assignment::{Assignment, Event, Known, OutOfRange, Partition, Step};
+use super::assignment::{Assignment, Commit, Event, Known, OutOfRange, Partition, Step};
 use super::client::{self, Client, MOST_MESSAGES, Notes, Rebalance, Shared};
 use super::config::{self, Settings};
 use super::errors::{self, Disposition, Trouble, Until};
@@ -78,8 +77,9 @@ pub struct KafkaSource {
     assignment: Assignment,
     client: Option<Client>,
     /// A client that is being ended; its successor waits for it.
-    closing: Option<JoinHandle<()>>,
-    job: Option<JoinHandle<anyhow::Result<Answer>>>,
+    closing: Option<Pending<()>>,
+    job: Option<Pending<anyhow::Result<Answer>>>,
+    committing: Option<Pending<(Vec<Commit>, KafkaResult<()>)>>,
     ready: VecDeque<(StreamKey, SourceEvent)>,
     reader: Reader,
     trouble: Option<Trouble>,
@@ -92,6 +92,23 @@ pub struct KafkaSource {
     commit_at: Instant,
     check_ids_at: Instant,
     secrets_changed: watch::Receiver<u64>,
+}
+
+/// A call that blocks, in a thread of its own: unlike a runtime's, it holds no process back that has to end.
+type Pending<T> = oneshot::Receiver<T>;
+
+fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Pending<T> {
+    let (tell, told) = oneshot::channel();
+    std::thread::spawn(move || tell.send(call()));
+    told
+}
+
+/// What a pending call gives; never without one.
+async fn some<T>(pending: Option<&mut Pending<T>>) -> Result<T, oneshot::error::RecvError> {
+    match pending {
+        Some(pending) => pending.await,
+        None => std::future::pending().await,
+    }
 }
 
 /// The answer to a question.
@@ -117,6 +134,7 @@ impl KafkaSource {
             client: None,
             closing: None,
             job: None,
+            committing: None,
             ready: VecDeque::new(),
             reader: Reader::new(context),
             trouble: None,
@@ -158,13 +176,12 @@ impl KafkaSource {
     fn replace(&mut self) {
         let Some(client) = self.client.take() else { return };
         self.assignment.replaced();
-        let job = self.job.take();
-        self.closing = Some(tokio::spawn(async move {
-            if let Some(job) = job {
-                // It holds the client too.
-                let _ = job.await;
-            }
-            let _ = spawn_blocking(move || drop(client)).await;
+        // They hold the client too.
+        let (job, committing) = (self.job.take(), self.committing.take());
+        self.closing = Some(blocking(move || {
+            job.map(Pending::blocking_recv);
+            committing.map(Pending::blocking_recv);
+            drop(client);
         }));
     }
 
@@ -199,7 +216,7 @@ impl KafkaSource {
     /// Takes what callbacks told.
     fn take_notes(&mut self) -> Result<(), SystemError> {
         let Some(client) = &self.client else { return Ok(()) };
-        let Notes { rebalances, commits, errors, strays } = client.serve();
+        let Notes { rebalances, errors, strays } = client.serve();
         let until = self.millis() + REVOKE_TIMEOUT.as_millis() as u64;
         for rebalance in rebalances {
             let answered = match rebalance {
@@ -222,12 +239,6 @@ impl KafkaSource {
                 let error = self.broken("answering a rebalance", &error);
                 self.replace();
                 return Err(error);
-            }
-        }
-        for (partition, position, done) in commits {
-            self.assignment.commit_answer(&partition, position, done);
-            if !done {
-                self.commit_at = Instant::now() + ASK_AGAIN;
             }
         }
         for partition in strays {
@@ -257,7 +268,8 @@ impl KafkaSource {
     /// A trouble began. One of credentials is not hidden behind the lost connection that it causes.
     fn have(&mut self, trouble: Trouble) {
         let known = self.trouble.as_ref();
-        if known.is_some_and(|known| known.class == ErrorClass::Auth && trouble.class == ErrorClass::Connect) {
+        if known.is_some_and(|known| known.class == ErrorClass::Auth && trouble.class == ErrorClass::Connect)
+        {
             return;
         }
         if trouble.until == Until::Assignment && !self.assignment.is_empty() {
@@ -289,21 +301,22 @@ impl KafkaSource {
         self.assignment.expire(self.millis());
         while let Some(client) = &self.client {
             let lookup = self.job.is_none() && now >= self.ask_at;
-            let Some(step) = self.assignment.next_step(lookup, now >= self.commit_at) else { break };
+            let commit = self.committing.is_none() && now >= self.commit_at;
+            let Some(step) = self.assignment.next_step(lookup, commit) else { break };
             let consumer = client.consumer.clone();
             let done = match step {
-                Step::Commit(commits) => client.commit(&commits, &self.mark).inspect_err(|_| {
-                    self.commit_at = now + ASK_AGAIN;
-                    for commit in &commits {
-                        self.assignment.commit_answer(&commit.partition, commit.position, false);
-                    }
-                }),
+                Step::Commit(commits) => {
+                    let mark = self.mark.clone();
+                    self.committing = Some(blocking(move || {
+                        let done = client::commit(&consumer, &commits, &mark);
+                        (commits, done)
+                    }));
+                    Ok(())
+                }
                 Step::GiveBack(partitions) => client.give_back(&partitions),
                 Step::Identify(partitions) => {
                     let mark = self.mark.clone();
-                    self.ask(move || {
-                        lookup::identify(&consumer, &partitions, &mark).map(Answer::Identified)
-                    });
+                    self.ask(move || lookup::identify(&consumer, &partitions, &mark).map(Answer::Identified));
                     Ok(())
                 }
                 Step::Locate(wanted) => {
@@ -338,7 +351,17 @@ impl KafkaSource {
     }
 
     fn ask(&mut self, question: impl FnOnce() -> anyhow::Result<Answer> + Send + 'static) {
-        self.job = Some(spawn_blocking(question));
+        self.job = Some(blocking(question));
+    }
+
+    fn committed(&mut self, commits: &[Commit], result: KafkaResult<()>) {
+        for Commit { partition, position, .. } in commits {
+            self.assignment.commit_answer(partition, *position, result.is_ok());
+        }
+        if let Err(error) = result {
+            tracing::debug!("A commit failed and is made again: {error}.");
+            self.commit_at = Instant::now() + ASK_AGAIN;
+        }
     }
 
     fn answered(&mut self, answer: anyhow::Result<Answer>) {
@@ -376,7 +399,9 @@ impl KafkaSource {
     fn tell(&mut self) -> Result<Option<SourceEvent>, SystemError> {
         if let Some(event) = self.assignment.next_event() {
             return Ok(Some(match event {
-                Event::Opened { key, name, committed } => SourceEvent::Opened { stream: key, name, committed },
+                Event::Opened { key, name, committed } => {
+                    SourceEvent::Opened { stream: key, name, committed }
+                }
                 Event::Revoking { key, deadline } => SourceEvent::Revoking {
                     stream: key,
                     deadline: self.began + Duration::from_millis(deadline),
@@ -414,8 +439,7 @@ impl KafkaSource {
         // The bytes first, so that what comes between them and the queue wakes again.
         while matches!(client.woken.try_read(&mut [0; 64]), Ok(n) if n > 0) {}
         let (assignment, ready, reader) = (&mut self.assignment, &mut self.ready, &mut self.reader);
-        let drained =
-            client.queue.drain(reader.most, |message| reader.visit(&message, assignment, ready));
+        let drained = client.queue.drain(reader.most, |message| reader.visit(message, assignment, ready));
         reader.end_of_call(drained, assignment, ready);
         let mut errors = VecDeque::new();
         for (partition, code) in reader.errors.drain(..) {
@@ -435,40 +459,35 @@ impl KafkaSource {
 
     async fn wait(&mut self) {
         let tick = Instant::now() + TICK;
-        let Self { client, closing, job, .. } = self;
-        let (wake, woken) = match client {
-            Some(client) => (Some(&client.shared.wake), Some(&client.woken)),
-            None => (None, None),
+        let Self { client, closing, job, committing, .. } = self;
+        let woken = async {
+            let Some(client) = client else { return std::future::pending().await };
+            tokio::select! {
+                biased;
+                () = client.shared.wake.notified() => {}
+                _ = client.woken.readable() => {}
+            }
         };
-        let mut ended = false;
-        let mut answer = None;
         tokio::select! {
             biased;
-            result = some(job.as_mut()) => answer = Some(result),
-            _ = some(closing.as_mut()) => ended = true,
-            () = async { match wake { Some(wake) => wake.notified().await, None => std::future::pending().await } } => {}
-            _ = async { match woken { Some(woken) => woken.readable().await, None => std::future::pending().await } } => {}
+            answer = some(job.as_mut()) => {
+                self.job = None;
+                self.answered(answer.unwrap_or_else(|error| Err(error.into())));
+            }
+            answer = some(committing.as_mut()) => {
+                self.committing = None;
+                if let Ok((commits, result)) = answer {
+                    self.committed(&commits, result);
+                }
+            }
+            _ = some(closing.as_mut()) => self.closing = None,
+            () = woken => {}
             () = sleep_until(tick) => {
-                if job.is_none() {
+                if self.job.is_none() {
                     self.assignment.ask_again();
                 }
             }
         }
-        if ended {
-            self.closing = None;
-        }
-        if let Some(answer) = answer {
-            self.job = None;
-            self.answered(answer.unwrap_or_else(|error| Err(error.into())));
-        }
-    }
-}
-
-/// The task's result; never without a task.
-async fn some<T>(task: Option<&mut JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {
-    match task {
-        Some(task) => task.await,
-        None => std::future::pending().await,
     }
 }
 
@@ -508,7 +527,7 @@ impl Reader {
 
     fn visit(
         &mut self,
-        message: &Message<'_>,
+        message: Message<'_>,
         assignment: &mut Assignment,
         ready: &mut VecDeque<(StreamKey, SourceEvent)>,
     ) {
@@ -538,9 +557,9 @@ impl Reader {
         let length = payload.map_or(0, <[u8]>::len);
         self.bytes += length + key.len();
         let reason = match payload {
-            None => {
-                BadRecord::Malformed("record is a tombstone (it has no value), which Wallaroo cannot carry".into())
-            }
+            None => BadRecord::Malformed(
+                "record is a tombstone (it has no value), which Wallaroo cannot carry".into(),
+            ),
             Some([]) => BadRecord::Empty,
             Some(payload) if payload.len() > self.max_payload => {
                 BadRecord::TooLarge { bytes: length as u64, limit: self.max_payload as u64 }
@@ -666,7 +685,7 @@ impl Source for KafkaSource {
         let settings = self.settings()?;
         let topics = self.spec.topics.clone();
         let servers = self.servers.clone();
-        let looked = spawn_blocking(move || look(&settings, &topics, &servers)).await;
+        let looked = blocking(move || look(&settings, &topics, &servers)).await;
         looked.map_err(|error| self.broken("looking", &error))?
     }
 }
@@ -690,7 +709,8 @@ fn look(settings: &Settings, topics: &[String], servers: &str) -> Result<(), Sys
                     metadata.topics().iter().any(|t| t.name() == topic && t.error().is_some())
                 });
                 if let Some(topic) = topic.filter(|_| missing) {
-                    let context = format!("waiting for a topic: topic {topic:?} does not exist or may not be read");
+                    let context =
+                        format!("waiting for a topic: topic {topic:?} does not exist or may not be read");
                     return Err(transient(context, ErrorClass::Rejected));
                 }
                 topic = wanted.next();
