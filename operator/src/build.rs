@@ -1,5 +1,31 @@
 //! From a valid Connector to what is carried out: pure, without clock, files or network.
 
+pub mod objects;
+pub mod pod_template;
+pub mod quantity;
+pub mod rendering;
 mod runtime_config;
+pub mod upgrade;
 
+use connector_crds::{Protocol, SinkSpec, SourceSpec};
+pub use objects::{Desired, Owner, build, claim_templates, wanted_replicas};
 pub use runtime_config::{Placement, live_config, runtime_config};
+
+use crate::validate::{System, ValidatedConnector};
+
+/// Whether something of a Connector has to outlive its pod: a transaction log, or a file of a `file` system or dead letter.
+pub fn needs_claim(connector: &ValidatedConnector) -> bool {
+    let keeps_log = match connector.wallaroo.protocol {
+        Protocol::Connector => true,
+        Protocol::FramedTCP | Protocol::Stream05 | Protocol::Stream06 => false,
+    };
+    let needs = match &connector.system {
+        System::Source(SourceSpec::File(_)) | System::Sink(SinkSpec::File(_)) => true,
+        System::Source(SourceSpec::Generator(_) | SourceSpec::Kafka(_) | SourceSpec::Udp(_)) => false,
+        System::Sink(SinkSpec::Redis(_) | SinkSpec::Stdout(_) | SinkSpec::Udp(_)) => keeps_log,
+    };
+    (needs || connector.delivery.dead_letter.is_some()) && !connector.volume.ephemeral
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -3,8 +3,11 @@
 //! The way of a Connector: [`manifests`] (or the API server) → [`validate`] (pure) → [`build`] (pure) → what carries it
 //! out: [`local`] on one machine.
 
+pub mod apply;
 pub mod build;
 pub mod local;
 pub mod manifests;
+pub mod names;
 pub mod secret_references;
+pub mod settings;
 pub mod validate;

@@ -1,8 +1,8 @@
 //! From a Connector as it was written to one that cannot be wrong.
 
 use connector_crds::{
-    Connector, ConnectorIdentity, Delivery, DeliverySpec, FieldError, SinkSpec, SourceSpec, State,
-    StorageSpec, WallarooSpec,
+    Connector, ConnectorIdentity, Delivery, DeliverySpec, FieldError, PodSpec, RuntimeSpec, SinkSpec,
+    SourceSpec, State, StorageSpec, VolumeSpec, WallarooSpec,
 };
 
 /// Namespace of an object that names none.
@@ -44,8 +44,16 @@ pub struct ValidatedConnector {
     pub wallaroo: WallarooSpec,
     /// How records are handed over.
     pub delivery: DeliverySpec,
-    /// The state volume.
+    /// What the runtime keeps in the state volume.
     pub storage: StorageSpec,
+    /// The state volume as Kubernetes sees it.
+    pub volume: VolumeSpec,
+    /// The process in the pods.
+    pub runtime: RuntimeSpec,
+    /// The pods.
+    pub pod: PodSpec,
+    /// A new value restarts the pods.
+    pub restart_nonce: Option<String>,
     /// Whether it runs.
     pub state: State,
     /// How many processes share the work.
@@ -92,6 +100,10 @@ pub fn validate(connector: &Connector) -> Result<ValidatedConnector, Vec<FieldEr
             wallaroo: spec.wallaroo.clone(),
             delivery: spec.delivery.clone(),
             storage: spec.storage.log.clone(),
+            volume: spec.storage.clone(),
+            runtime: spec.runtime.clone(),
+            pod: spec.pod.clone(),
+            restart_nonce: spec.restart_nonce.clone(),
             state: spec.state,
             replicas: spec.replicas,
         }),

@@ -1,0 +1,65 @@
+//! Amounts as the API server writes them, so that what it stores equals what was applied.
+
+/// Units of decimal amounts, from large to small.
+const DECIMAL: [(&str, u128); 4] =
+    [("T", 1_000_000_000_000), ("G", 1_000_000_000), ("M", 1_000_000), ("k", 1_000)];
+
+/// Units of binary amounts, from large to small.
+const BINARY: [(&str, u128); 4] = [("Ti", 1 << 40), ("Gi", 1 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)];
+
+/// Canonical form of an amount that passed the rules of the resource (Kubernetes API, `Quantity`): no fraction, largest
+/// unit. Another text stays as it is.
+pub fn canonical(text: &str) -> String {
+    parsed(text).unwrap_or_else(|| text.to_owned())
+}
+
+fn parsed(text: &str) -> Option<String> {
+    let number = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
+    let unit = &text[number.len()..];
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, ""));
+    // Thousandths: the rules allow three decimals.
+    let thousandths: u128 = format!("{whole}{decimals:0<3}").parse().ok()?;
+    if let Some((_, factor)) = BINARY.iter().find(|(name, _)| *name == unit) {
+        let bytes = (thousandths * factor).div_ceil(1_000);
+        let fitting = BINARY.iter().find(|(_, factor)| bytes != 0 && bytes.is_multiple_of(*factor));
+        return Some(fitting.map_or(bytes.to_string(), |(name, factor)| format!("{}{name}", bytes / factor)));
+    }
+    let millis = match unit {
+        "" => thousandths,
+        "m" => thousandths.div_ceil(1_000),
+        unit => thousandths * DECIMAL.iter().find(|(name, _)| *name == unit)?.1,
+    };
+    if !millis.is_multiple_of(1_000) {
+        return Some(format!("{millis}m"));
+    }
+    let whole = millis / 1_000;
+    let fitting = DECIMAL.iter().find(|(_, factor)| whole != 0 && whole.is_multiple_of(*factor));
+    Some(fitting.map_or(whole.to_string(), |(name, factor)| format!("{}{name}", whole / factor)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::canonical;
+
+    #[test]
+    fn amounts_are_written_as_the_api_server_writes_them() {
+        for (given, stored) in [
+            ("500m", "500m"),
+            ("1000m", "1"),
+            ("0.5", "500m"),
+            ("1500m", "1500m"),
+            ("2", "2"),
+            ("1000", "1k"),
+            ("1.5G", "1500M"),
+            ("1000M", "1G"),
+            ("1024Mi", "1Gi"),
+            ("0.5Gi", "512Mi"),
+            ("1536Mi", "1536Mi"),
+            ("1.001Ki", "1026"),
+            ("0", "0"),
+            ("nonsense", "nonsense"),
+        ] {
+            assert_eq!(canonical(given), stored, "{given}");
+        }
+    }
+}

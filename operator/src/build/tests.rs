@@ -1,0 +1,239 @@
+//! What a Connector becomes: snapshots through the real validation, and the rules of each object.
+
+use std::collections::BTreeSet;
+
+use connector_crds::{Connector, UpgradePolicy};
+use serde_json::{Value, json};
+
+use super::objects::{Desired, Owner, build};
+use super::rendering::Rendering;
+use super::upgrade::{choose, superfluous};
+use crate::settings::{Allow, OperatorSettings};
+use crate::validate::{ValidatedConnector, validate};
+
+pub(crate) fn settings() -> OperatorSettings {
+    OperatorSettings { runtime_image: "registry.example/connector-runtime:1".into(), allow: Allow::default() }
+}
+
+pub(crate) fn owner() -> Owner {
+    Owner { name: "orders".into(), namespace: "shop".into(), uid: "uid-1".into() }
+}
+
+/// A Connector through the real validation.
+#[expect(clippy::needless_pass_by_value, reason = "each test makes its own")]
+pub(crate) fn connector(spec: Value) -> ValidatedConnector {
+    let connector: Connector = serde_json::from_value(json!({
+        "apiVersion": "connectors.wallaroolabs.com/v1alpha1",
+        "kind": "Connector",
+        "metadata": {"name": "orders", "namespace": "shop", "uid": "uid-1"},
+        "spec": spec,
+    }))
+    .unwrap();
+    validate(&connector).unwrap_or_else(|errors| panic!("{errors:?}"))
+}
+
+pub(crate) fn kafka_source() -> Value {
+    json!({
+        "source": {"kafka": {
+            "bootstrapServers": ["kafka:9093"],
+            "topics": ["orders"],
+            "tls": {"ca": {"name": "kafka", "key": "ca.crt"}},
+            "sasl": {"mechanism": "PLAIN", "username": "u", "password": {"name": "kafka", "key": "password"}},
+        }},
+        "wallaroo": {"protocol": "Connector", "connect": ["count-0.count:7100"]},
+    })
+}
+
+pub(crate) fn redis_sink() -> Value {
+    json!({
+        "sink": {"redis": {"address": "redis:6379", "hash": {"key": "totals"}}},
+        "wallaroo": {"protocol": "Connector", "listen": 7200},
+    })
+}
+
+fn udp_source() -> Value {
+    json!({
+        "source": {"udp": {"port": 5140}},
+        "wallaroo": {"protocol": "FramedTCP", "connect": ["count-0.count:7100"]},
+        "replicas": 2,
+    })
+}
+
+pub(crate) fn desired(spec: Value) -> Desired {
+    let connector = connector(spec);
+    build(&connector, &owner(), &Rendering::of(&connector, &settings()))
+}
+
+fn snapshot(name: &str, desired: &Desired) {
+    insta::assert_yaml_snapshot!(
+        name,
+        (
+            &desired.service_account,
+            &desired.rendering,
+            &desired.live,
+            &desired.service,
+            &desired.disruption_budget,
+            &desired.stateful_set
+        )
+    );
+}
+
+#[test]
+fn each_kind_of_connector_becomes_what_it_did() {
+    snapshot("kafka-source", &desired(kafka_source()));
+    snapshot("redis-sink", &desired(redis_sink()));
+    snapshot("udp-source", &desired(udp_source()));
+}
+
+fn with(mut spec: Value, pointer: &str, value: Value) -> Value {
+    let (parent, name) = pointer.rsplit_once('/').unwrap();
+    let mut at = &mut spec;
+    for part in parent.split('/').skip(1) {
+        at = &mut at[part];
+    }
+    at[name] = value;
+    spec
+}
+
+fn rendered(spec: Value) -> Rendering {
+    Rendering::of(&connector(spec), &settings())
+}
+
+#[test]
+fn what_takes_effect_without_a_restart_changes_no_rendering() {
+    let before = rendered(kafka_source());
+    for (pointer, value) in [
+        ("/replicas", json!(3)),
+        ("/state", json!("Paused")),
+        ("/runtime", json!({"logLevel": "debug"})),
+        ("/runtime", json!({"upgradePolicy": "Immediate"})),
+        ("/storage", json!({"whenDeleted": "Delete", "whenScaled": "Delete"})),
+        ("/pod", json!({"serviceAccount": {"annotations": {"a": "b"}}})),
+    ] {
+        assert_eq!(rendered(with(kafka_source(), pointer, value)), before, "{pointer}");
+    }
+}
+
+#[test]
+fn what_needs_a_restart_changes_the_rendering() {
+    let before = rendered(kafka_source());
+    for (pointer, value) in [
+        ("/restartNonce", json!("2")),
+        ("/positionReset", json!("2")),
+        ("/runtime", json!({"drainTimeoutSeconds": 60})),
+        ("/runtime", json!({"image": "other:1"})),
+        ("/pod", json!({"labels": {"a": "b"}})),
+        ("/pod", json!({"resources": {"limits": {"cpu": "3"}}})),
+        ("/source/kafka/topics", json!(["other"])),
+        ("/wallaroo/connect", json!(["other:1"])),
+        ("/delivery", json!({"commitDelayMs": 5})),
+        ("/storage", json!({"retainSeconds": 5})),
+    ] {
+        let after = rendered(with(kafka_source(), pointer, value));
+        assert_ne!(after.name, before.name, "{pointer}");
+        assert_ne!(after.spec, before.spec, "{pointer}");
+        assert!(!after.replaces(&before), "{pointer}");
+    }
+}
+
+#[test]
+fn another_system_protocol_or_shape_of_volume_ends_the_old_pods_first() {
+    let before = rendered(redis_sink());
+    for (pointer, value) in [
+        ("/sink", json!({"stdout": {}})),
+        ("/wallaroo/protocol", json!("Stream06")),
+        ("/storage", json!({"size": "4Gi"})),
+        ("/storage", json!({"ephemeral": true})),
+    ] {
+        assert!(rendered(with(redis_sink(), pointer, value)).replaces(&before), "{pointer}");
+    }
+}
+
+#[test]
+fn a_stored_rendering_reads_back_as_it_was() {
+    let connector = connector(kafka_source());
+    let rendering = Rendering::of(&connector, &settings());
+    let stored = build(&connector, &owner(), &rendering).rendering;
+    assert_eq!(Rendering::read(&stored).unwrap(), rendering);
+    let mut damaged = stored.clone();
+    damaged.data.as_mut().unwrap().remove("spec.json");
+    assert!(Rendering::read(&damaged).unwrap_err().to_string().contains("spec.json"));
+}
+
+#[test]
+fn an_upgrade_of_the_operator_waits_for_a_change_of_the_spec() {
+    let stored = rendered(kafka_source());
+    let newer =
+        OperatorSettings { runtime_image: "registry.example/connector-runtime:2".into(), ..settings() };
+    let fresh = Rendering::of(&connector(kafka_source()), &newer);
+
+    let kept = choose(Some(&stored), fresh.clone(), UpgradePolicy::OnSpecChange);
+    assert_eq!(kept.rendering, stored);
+    assert_eq!(
+        kept.pending_change.unwrap(),
+        "pod.spec.containers[0].image: registry.example/connector-runtime:1 → registry.example/connector-runtime:2"
+    );
+
+    let immediate = choose(Some(&stored), fresh.clone(), UpgradePolicy::Immediate);
+    assert_eq!((immediate.rendering, immediate.pending_change), (fresh, None));
+
+    let nonce = with(kafka_source(), "/restartNonce", json!("again"));
+    let taken_up = Rendering::of(&connector(nonce), &newer);
+    let chosen = choose(Some(&stored), taken_up.clone(), UpgradePolicy::OnSpecChange);
+    assert_eq!((chosen.rendering, chosen.pending_change), (taken_up, None));
+}
+
+#[test]
+fn a_field_that_a_newer_definition_adds_with_its_default_is_no_difference() {
+    let stored = rendered(kafka_source());
+    let config_map = build(&connector(kafka_source()), &owner(), &stored).rendering;
+    let mut older = config_map;
+    let text = older.data.as_mut().unwrap().get_mut("spec.json").unwrap();
+    let mut spec: Value = serde_json::from_str(text).unwrap();
+    assert!(spec["delivery"].as_object_mut().unwrap().remove("commitDelayMs").is_some());
+    assert!(spec.as_object_mut().unwrap().remove("storage").is_some());
+    *text = spec.to_string();
+    let older = Rendering::read(&older).unwrap();
+    let chosen = choose(Some(&older), stored, UpgradePolicy::OnSpecChange);
+    assert_eq!(chosen.rendering, older);
+}
+
+#[test]
+fn the_newest_three_renderings_and_those_in_use_are_kept() {
+    let stored: Vec<String> = ["a", "b", "c", "d", "e"].map(str::to_owned).to_vec();
+    let needed = BTreeSet::from(["a".to_owned()]);
+    assert_eq!(superfluous(&stored, &needed), ["b"]);
+    assert!(superfluous(&stored[..3], &BTreeSet::new()).is_empty());
+}
+
+#[test]
+fn names_and_labels_have_at_most_63_characters() {
+    let mut connector = connector(redis_sink());
+    connector.identity.name = "n".repeat(52);
+    let owner = Owner { name: connector.identity.name.clone(), ..owner() };
+    let desired = build(&connector, &owner, &Rendering::of(&connector, &settings()));
+    for metadata in [&desired.rendering.metadata, &desired.live.metadata, &desired.stateful_set.metadata] {
+        assert!(metadata.name.as_ref().unwrap().len() <= 63);
+        assert!(metadata.labels.as_ref().unwrap().values().all(|value| value.len() <= 63));
+    }
+}
+
+#[test]
+fn a_stopped_connector_has_no_pod_and_keeps_everything_else() {
+    let stopped = desired(with(redis_sink(), "/state", json!("Stopped")));
+    assert_eq!(stopped.stateful_set.spec.unwrap().replicas, Some(0));
+    assert!(stopped.service.is_some() && stopped.disruption_budget.is_none());
+}
+
+#[test]
+fn the_admin_port_gives_way_to_a_sink() {
+    let connector = connector(with(redis_sink(), "/wallaroo/listen", json!(9180)));
+    assert_eq!(super::pod_template::admin_port(&connector), 9181);
+}
+
+#[test]
+fn memory_follows_what_may_be_in_flight() {
+    let spec = with(redis_sink(), "/delivery", json!({"inFlight": {"bytes": 1_073_741_824}}));
+    let pod = desired(spec).stateful_set.spec.unwrap().template.spec.unwrap();
+    assert_eq!(pod.containers[0].resources.as_ref().unwrap().limits.as_ref().unwrap()["memory"].0, "2176Mi");
+}

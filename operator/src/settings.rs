@@ -1,0 +1,19 @@
+//! What the operator's own configuration says about the objects that it makes.
+
+/// Fixed while the operator runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperatorSettings {
+    /// Image of the runtime for Connectors that name none.
+    pub runtime_image: String,
+    /// What a Connector may ask for.
+    pub allow: Allow,
+}
+
+/// What a Connector may ask for: each of these lets its author run more than a connector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allow {
+    /// `spec.runtime.image`.
+    pub runtime_image: bool,
+    /// `spec.pod.serviceAccountName`.
+    pub service_account_name: bool,
+}
