@@ -8,6 +8,8 @@ pub mod build;
 pub mod local;
 pub mod manifests;
 pub mod names;
+pub mod runtime_status;
 pub mod secret_references;
 pub mod settings;
+pub mod status;
 pub mod validate;

@@ -1,0 +1,109 @@
+//! What a pod tells without being asked: trouble that the kubelet and the scheduler see. Pure.
+
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+
+use super::reason::Reason;
+use crate::names::RENDERING_ANNOTATION;
+
+/// What is known of one pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodFacts {
+    /// Its name.
+    pub name: String,
+    /// Its address, once it has one.
+    pub ip: Option<String>,
+    /// The rendering that it was made from.
+    pub rendering: Option<String>,
+    /// What its readiness says.
+    pub ready: bool,
+    /// Whether its container runs.
+    pub running: bool,
+    /// Whether it is being deleted.
+    pub ending: bool,
+    /// What keeps it from running.
+    pub trouble: Option<PodTrouble>,
+}
+
+/// What keeps a pod from running.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodTrouble {
+    /// For programs.
+    pub reason: Reason,
+    /// For people.
+    pub message: String,
+}
+
+/// Words of the kubelet for an image that it cannot have.
+const PULL_FAILURES: [&str; 5] =
+    ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"];
+
+impl PodFacts {
+    /// Reads a pod.
+    pub fn of(pod: &Pod) -> PodFacts {
+        let status = pod.status.clone().unwrap_or_default();
+        let condition = |type_: &str| status.conditions.iter().flatten().find(|c| c.type_ == type_);
+        PodFacts {
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            ip: status.pod_ip.clone().filter(|ip| !ip.is_empty()),
+            rendering: pod
+                .metadata
+                .annotations
+                .as_ref()
+                .and_then(|all| all.get(RENDERING_ANNOTATION).cloned()),
+            ready: condition("Ready").is_some_and(|ready| ready.status == "True")
+                && pod.metadata.deletion_timestamp.is_none(),
+            running: containers(pod)
+                .any(|container| container.state.as_ref().is_some_and(|state| state.running.is_some())),
+            ending: pod.metadata.deletion_timestamp.is_some(),
+            trouble: trouble(pod),
+        }
+    }
+}
+
+fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
+    pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten())
+}
+
+fn trouble(pod: &Pod) -> Option<PodTrouble> {
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let status = pod.status.as_ref()?;
+    let found = |reason, message: String| Some(PodTrouble { reason, message });
+    if status.reason.as_deref() == Some("NodeLost") {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("its node");
+        return found(Reason::NodeLost, format!("Pod {name}: node {node} does not answer"));
+    }
+    for container in containers(pod) {
+        let Some(waiting) = container.state.as_ref().and_then(|state| state.waiting.as_ref()) else {
+            continue;
+        };
+        let word = waiting.reason.as_deref().unwrap_or_default();
+        if PULL_FAILURES.contains(&word) {
+            let image = container.image.as_str();
+            return found(
+                Reason::ImagePullFailed,
+                format!("Pod {name}: image {image} cannot be pulled ({word})"),
+            );
+        }
+        if word == "CrashLoopBackOff" {
+            let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+            let code = last.map_or(0, |last| last.exit_code);
+            let said = last.and_then(|last| last.message.as_deref()).unwrap_or_default();
+            let said = said.lines().last().unwrap_or_default();
+            return found(
+                Reason::CrashLooping,
+                format!("Pod {name}: the runtime ended with code {code} again and again: {said}"),
+            );
+        }
+    }
+    let scheduled = status.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled");
+    match scheduled {
+        Some(condition) if condition.status == "False" => found(
+            Reason::Unschedulable,
+            format!(
+                "Pod {name}: no node takes it: {}",
+                condition.message.as_deref().unwrap_or("no reason given")
+            ),
+        ),
+        Some(_) | None => None,
+    }
+}
