@@ -59,10 +59,15 @@ pub(super) fn metadata_interval_ms(spec: &Spec) -> u32 {
     if spec.topic_pattern.is_some() { PATTERN_METADATA_INTERVAL_MS } else { METADATA_INTERVAL_MS }
 }
 
-/// Name of the static member: the same after a restart, another one for each pod.
-fn instance(identity: &ConnectorIdentity, host: &str) -> String {
+/// Name of the static member: the same after a restart, another one for each pod, and for each subscription. (A broker
+/// gives a static member that comes back what it had, whatever it subscribes to by now: under one name a Connector would go
+/// on in the topics that its manifest no longer names. So an edit of the topics waits for the end of the earlier member's
+/// session.)
+fn instance(spec: &Spec, identity: &ConnectorIdentity, host: &str) -> String {
     let legal = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
-    let name = format!("{}.{}.{host}", identity.namespace, identity.name);
+    let digest = Sha256::digest(subscription(spec).join("\n"));
+    let name = format!("{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3]);
+    let name = format!("{name}.{}.{}.{host}", identity.namespace, identity.name);
     name.chars().map(legal).take(MAX_INSTANCE_BYTES).collect()
 }
 
@@ -96,7 +101,7 @@ pub(super) fn settings(spec: &Spec, context: &Context, host: &str) -> Result<Set
         .set("bootstrap.servers", spec.bootstrap_servers.join(","))
         .set("client.id", format!("wallaroo-{}.{}", identity.namespace, identity.name))
         .set("group.id", group(spec, identity))
-        .set("group.instance.id", instance(identity, host))
+        .set("group.instance.id", instance(spec, identity, host))
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("session.timeout.ms", SESSION_TIMEOUT_MS)
         .set("max.poll.interval.ms", MAX_POLL_INTERVAL_MS)
@@ -207,7 +212,6 @@ mod tests {
         for (name, value) in [
             ("bootstrap.servers", "a:1,b:2"),
             ("group.id", "default.test"),
-            ("group.instance.id", "default.test.host_1"),
             ("partition.assignment.strategy", "cooperative-sticky"),
             ("enable.auto.commit", "false"),
             ("enable.auto.offset.store", "false"),
@@ -280,8 +284,11 @@ mod tests {
     #[test]
     fn a_member_has_a_name_that_brokers_take() {
         let identity = ConnectorIdentity { namespace: "ns".into(), name: "c".into(), epoch: String::new() };
-        assert_eq!(instance(&identity, "c-0"), "ns.c.c-0");
-        assert_eq!(instance(&identity, "hôst/1"), "ns.c.h-st-1");
-        assert_eq!(instance(&identity, &"x".repeat(400)).len(), MAX_INSTANCE_BYTES);
+        let first = instance(&spec(), &identity, "c-0");
+        assert_eq!(first[8..], *".ns.c.c-0");
+        assert_eq!(instance(&spec(), &identity, "hôst/1")[8..], *".ns.c.h-st-1");
+        assert_eq!(instance(&spec(), &identity, &"x".repeat(400)).len(), MAX_INSTANCE_BYTES);
+        let other = Spec { topics: vec!["orders".into(), "more".into()], ..spec() };
+        assert_ne!(instance(&other, &identity, "c-0"), first, "another subscription is another member");
     }
 }

@@ -50,6 +50,10 @@ pub(super) fn ids(
     let metadata = consumer.fetch_metadata(Some(first), TIMEOUT)?;
     let names: Vec<String> = topics.iter().cloned().collect();
     let mut ids = topic_ids(consumer, metadata.orig_broker_id(), &names, TIMEOUT)?;
+    for id in ids.values_mut() {
+        // As Kafka's own tools write it; a slash would read like the one before the partition's number.
+        *id = id.replace('+', "-").replace('/', "_");
+    }
     let unknown: Vec<String> = names.into_iter().filter(|name| !ids.contains_key(name)).collect();
     for name in unknown {
         let metadata = consumer.fetch_metadata(Some(&name), TIMEOUT)?;

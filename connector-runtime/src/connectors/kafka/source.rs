@@ -122,12 +122,18 @@ enum Answer {
 impl KafkaSource {
     /// A source that dials with the first `next`.
     pub fn new(spec: &Spec, context: &Context) -> KafkaSource {
+        // In a pod that is the pod's name, with its ordinal.
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        KafkaSource::on_host(spec, context, host.trim())
+    }
+
+    /// The same on a host of this name: two members of a group may not have the same one.
+    pub fn on_host(spec: &Spec, context: &Context, host: &str) -> KafkaSource {
         let now = Instant::now();
         KafkaSource {
             spec: spec.clone(),
             servers: spec.bootstrap_servers.join(","),
-            host: host.trim().to_owned(),
+            host: host.to_owned(),
             mark: lookup::mark(&context.identity),
             began: now,
             assignment: Assignment::default(),
