@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use connector_operator::controller::args::RunArguments;
+use connector_operator::controller::run;
 use connector_operator::local::{self, Options, Outcome, Wallaroo};
 use connector_operator::manifests;
 use tracing_subscriber::EnvFilter;
@@ -24,6 +26,10 @@ enum Command {
     Local(LocalArguments),
     /// Reads and validates manifests, and starts nothing
     Check(CheckArguments),
+    /// Reconciles the Connectors of a cluster
+    Run(RunArguments),
+    /// Prints the definition of the resource, for `kubectl apply --server-side -f -`
+    Crds,
 }
 
 #[derive(Debug, Args)]
@@ -74,15 +80,51 @@ fn parse_application(text: &str) -> Result<Application, String> {
 }
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
+    // Several clients bring TLS; one provider serves all, and must be in place before the first is built.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        eprintln!("error: another TLS provider is installed already");
+        return ExitCode::FAILURE;
+    }
+    let command = Arguments::parse().command;
+    let (level, json) = match &command {
+        Command::Run(_) => ("warn,connector_operator=info", !std::io::stderr().is_terminal()),
+        Command::Local(_) | Command::Check(_) | Command::Crds => ("warn", false),
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
-    match Arguments::parse().command {
+        .with_writer(std::io::stderr);
+    if json {
+        log.json().flatten_event(true).init();
+    } else {
+        log.init();
+    }
+    match command {
         Command::Local(arguments) => run_local(arguments),
         Command::Check(arguments) => check(&arguments),
+        Command::Run(arguments) => operate(arguments),
+        Command::Crds => {
+            print!("{}", connector_crds::crd_yaml());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn operate(arguments: RunArguments) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: starting: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run::run(arguments.into())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "The operator ends.");
+            ExitCode::FAILURE
+        }
     }
 }
 

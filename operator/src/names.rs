@@ -18,8 +18,10 @@ pub const RENDERING_ANNOTATION: &str = "connectors.wallaroolabs.com/rendering";
 pub const APPLIED_ANNOTATION: &str = "connectors.wallaroolabs.com/applied";
 /// On a pod: a hash of the live file that it was told of.
 pub const LIVE_ANNOTATION: &str = "connectors.wallaroolabs.com/live";
-/// Name of the container, its volumes and ports.
+/// Name of the container.
 pub const CONTAINER: &str = "connector";
+/// Name of the port at which a runtime serves its status.
+pub const ADMIN_PORT: &str = "admin";
 /// Name of the state volume and its claims.
 pub const STATE_VOLUME: &str = "state";
 

@@ -120,7 +120,7 @@ pub fn pod_template(connector: &ValidatedConnector, settings: &OperatorSettings)
 fn container(connector: &ValidatedConnector, settings: &OperatorSettings) -> Container {
     let mut ports = vec![ContainerPort {
         container_port: admin_port(connector),
-        name: Some("admin".into()),
+        name: Some(names::ADMIN_PORT.into()),
         protocol: Some("TCP".into()),
         ..ContainerPort::default()
     }];
@@ -182,7 +182,7 @@ fn probe(path: &str) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.into()),
-            port: IntOrString::String("admin".into()),
+            port: IntOrString::String(names::ADMIN_PORT.into()),
             ..HTTPGetAction::default()
         }),
         timeout_seconds: Some(2),

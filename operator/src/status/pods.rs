@@ -1,17 +1,19 @@
 //! What a pod tells without being asked: trouble that the kubelet and the scheduler see. Pure.
 
+use std::net::{IpAddr, SocketAddr};
+
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 
 use super::reason::Reason;
-use crate::names::RENDERING_ANNOTATION;
+use crate::names::{ADMIN_PORT, RENDERING_ANNOTATION};
 
 /// What is known of one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodFacts {
     /// Its name.
     pub name: String,
-    /// Its address, once it has one.
-    pub ip: Option<String>,
+    /// Where its runtime serves its status, once it has an address.
+    pub admin: Option<SocketAddr>,
     /// The rendering that it was made from.
     pub rendering: Option<String>,
     /// What its readiness says.
@@ -44,7 +46,7 @@ impl PodFacts {
         let condition = |type_: &str| status.conditions.iter().flatten().find(|c| c.type_ == type_);
         PodFacts {
             name: pod.metadata.name.clone().unwrap_or_default(),
-            ip: status.pod_ip.clone().filter(|ip| !ip.is_empty()),
+            admin: admin(pod),
             rendering: pod
                 .metadata
                 .annotations
@@ -58,6 +60,13 @@ impl PodFacts {
             trouble: trouble(pod),
         }
     }
+}
+
+fn admin(pod: &Pod) -> Option<SocketAddr> {
+    let ip: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
+    let ports = pod.spec.as_ref()?.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    let port = ports.into_iter().find(|port| port.name.as_deref() == Some(ADMIN_PORT))?.container_port;
+    Some((ip, u16::try_from(port).ok()?).into())
 }
 
 fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {

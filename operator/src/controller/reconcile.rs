@@ -1,0 +1,466 @@
+//! One reconciliation: from what the watches hold to a cluster and a status that are as they should be.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use connector_crds::{Connector, ConnectorStatus};
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::{Event, ObjectReference, Pod};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::core::DynamicObject;
+use kube::discovery::ApiResource;
+use kube::runtime::controller::Action;
+use kube::runtime::events::Recorder;
+use kube::{Api, Client, Resource as _, ResourceExt as _};
+use serde_json::json;
+
+use super::admission::{Refusal, admit, unreadable};
+use super::metrics::Metrics;
+use super::notify::notify;
+use super::pace::{Pace, back_off, pause, seed};
+use super::plan::{Observed, Plan, is_owned, plan, untold_pods, workload};
+use super::stores::{Stores, Watched};
+use crate::apply::io::{self, Applied, ApplyError, Kind};
+use crate::build::Owner;
+use crate::names::{FIELD_MANAGER, LIVE_ANNOTATION};
+use crate::runtime_status::{RuntimeStatus, fetch};
+use crate::settings::OperatorSettings;
+use crate::status::conditions::find;
+use crate::status::{ConditionType, Facts, PodFacts, PodTrouble, Progress, Reason, announce, compute};
+use crate::validate::ValidatedConnector;
+
+/// Runtimes that are asked in one reconciliation at most; a reason needs one answer.
+const MAX_ASKED: usize = 8;
+
+/// Events that are read at most: the newest trouble is among the first page.
+const MAX_EVENTS: u32 = 50;
+
+/// Everything that a reconciliation may use.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// The operator's own configuration.
+    pub settings: OperatorSettings,
+    /// What the watches saw.
+    pub stores: Stores,
+    /// Writes Events.
+    pub recorder: Recorder,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Errors in a row, by uid.
+    pub failures: Mutex<HashMap<String, u32>>,
+}
+
+/// Why a reconciliation ended early; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// An object could not be written.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// The status could not be written.
+    #[error("status: {0}")]
+    Status(#[source] Box<kube::Error>),
+    /// A pod could not be told of the live file.
+    #[error("Pod {0}: {1}")]
+    Pod(String, #[source] Box<kube::Error>),
+}
+
+impl ReconcileError {
+    /// How long the API server wants us to wait.
+    fn retry_after(&self) -> Option<Duration> {
+        let cause = match self {
+            ReconcileError::Apply(ApplyError::Api { cause, .. })
+            | ReconcileError::Status(cause)
+            | ReconcileError::Pod(_, cause) => cause,
+            ReconcileError::Apply(ApplyError::Refused { .. }) => return None,
+        };
+        match cause.as_ref() {
+            kube::Error::Api(status) => {
+                let seconds = status.details.as_ref()?.retry_after_seconds;
+                (seconds > 0).then(|| Duration::from_secs(u64::from(seconds)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Reconciles one Connector, and counts it.
+pub async fn reconcile(watched: Arc<Watched>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let started = Instant::now();
+    let result = match &watched.0 {
+        Ok(connector) => Box::pin(readable(&context, connector)).await,
+        Err(invalid) => {
+            let refusal = unreadable(&invalid.error);
+            Box::pin(unreadable_status(&context, &invalid.metadata, &refusal)).await
+        }
+    };
+    context.metrics.reconciled(result.is_ok(), started.elapsed().as_secs_f64());
+    let uid = watched.meta().uid.clone().unwrap_or_default();
+    let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    match &result {
+        Ok(_) => drop(failures.remove(&uid)),
+        Err(_) => *failures.entry(uid).or_default() += 1,
+    }
+    result
+}
+
+/// When to try again.
+pub fn after_error(watched: &Watched, error: &ReconcileError, context: &Context) -> Action {
+    let uid = watched.meta().uid.clone().unwrap_or_default();
+    let failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = failures.get(&uid).copied().unwrap_or(1);
+    let name = watched.name_any();
+    tracing::warn!(connector = name, namespace = watched.namespace(), %error, "Not reconciled, tried again later.");
+    Action::requeue(back_off(count, error.retry_after(), seed(&uid)))
+}
+
+async fn readable(context: &Context, connector: &Connector) -> Result<Action, ReconcileError> {
+    if connector.metadata.deletion_timestamp.is_some() {
+        // Owner references remove what is ours.
+        return Ok(Action::await_change());
+    }
+    let owner = Owner {
+        name: connector.name_any(),
+        namespace: connector.namespace().unwrap_or_default(),
+        uid: connector.uid().unwrap_or_default(),
+    };
+    let mut pass = Pass {
+        context,
+        generation: connector.metadata.generation.unwrap_or_default(),
+        about: connector.object_ref(&()),
+        observed: context.stores.observe(&owner.namespace, &owner.name),
+        status: connector.status.clone().unwrap_or_default(),
+        owner,
+    };
+    let pods = pass.observed.pod_facts();
+    match admit(connector, &context.settings) {
+        Ok(valid) => pass.carry_out(&valid, &pods).await,
+        Err(Refusal { reason, message }) => {
+            let facts = Facts {
+                generation: pass.generation,
+                connector: None,
+                progress: Progress::Invalid { reason, message },
+                workload: workload(&pass.observed, &pass.owner, None),
+                pods: &pods,
+                events: None,
+                runtimes: &BTreeMap::new(),
+                pending_change: pass.status.pending_change.clone(),
+                previous: &pass.status,
+                now: Timestamp::now(),
+            };
+            let status = compute(&facts);
+            pass.write(status).await?;
+            Ok(Action::requeue(pause(Pace::Settled, seed(&pass.owner.uid))))
+        }
+    }
+}
+
+/// One pass over one readable Connector.
+struct Pass<'a> {
+    context: &'a Context,
+    owner: Owner,
+    generation: i64,
+    about: ObjectReference,
+    observed: Observed,
+    /// The status as it was last written.
+    status: ConnectorStatus,
+}
+
+impl Pass<'_> {
+    async fn carry_out(
+        &mut self,
+        connector: &ValidatedConnector,
+        pods: &[PodFacts],
+    ) -> Result<Action, ReconcileError> {
+        let plan = plan(connector, &self.owner, &self.observed, &self.context.settings);
+        let (nobody, empty) = (BTreeMap::new(), ConnectorStatus::default());
+        let facts = Facts {
+            generation: self.generation,
+            connector: Some(connector),
+            progress: Progress::Applied,
+            workload: workload(&self.observed, &self.owner, Some(&plan)),
+            pods,
+            events: None,
+            runtimes: &nobody,
+            pending_change: plan.pending_change.clone(),
+            previous: &empty,
+            now: Timestamp::now(),
+        };
+        let announced = self.status.observed_generation == Some(self.generation)
+            && find(&self.status.conditions, ConditionType::Reconciling).is_some();
+        if plan.changes_pods && !announced {
+            let status = announce(&Facts { previous: &self.status, ..facts.clone() });
+            self.write(status).await?;
+        }
+        let progress = match self.apply(&plan).await {
+            Ok(progress) => progress,
+            Err(ApplyError::Refused { kind, name, message }) => {
+                Progress::Refused(format!("{kind} {name}: {message}"))
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let runtimes = self.ask(pods, &facts).await;
+        let events = self.trouble(&facts).await;
+        let status = compute(&Facts {
+            progress: progress.clone(),
+            previous: &self.status,
+            runtimes: &runtimes,
+            events,
+            ..facts
+        });
+        self.write(status).await?;
+        let pace = self.pace(&progress);
+        Ok(Action::requeue(pause(pace, seed(&self.owner.uid))))
+    }
+
+    /// Makes every object, in order; stops at the first that has to wait.
+    async fn apply(&self, plan: &Plan) -> Result<Progress, ApplyError> {
+        let (observed, desired) = (&self.observed, &plan.desired);
+        if plan.recreates
+            && let Some(old) = observed.stateful_set.as_deref()
+        {
+            if old.metadata.deletion_timestamp.is_none() {
+                self.context.metrics.wrote("StatefulSet", "delete");
+                io::delete(&self.context.client, &self.owner.namespace, old, true).await?;
+            }
+            return Ok(Progress::Recreating);
+        }
+        let name = |metadata: &kube::core::ObjectMeta| metadata.name.clone().unwrap_or_default();
+        macro_rules! step {
+            ($kind:literal, $desired:expr, $live:expr) => {
+                if let Some(stop) = self.one($kind, $desired, $live).await? {
+                    return Ok(stop);
+                }
+            };
+        }
+        if let Some(account) = &desired.service_account {
+            step!("ServiceAccount", account, observed.service_account.as_deref());
+        }
+        for map in [&desired.rendering, &desired.live] {
+            step!("ConfigMap", map, observed.config_map(&name(&map.metadata)));
+        }
+        if let Some(service) = &desired.service {
+            step!("Service", service, observed.service.as_deref());
+        }
+        if let Some(budget) = &desired.disruption_budget {
+            step!("PodDisruptionBudget", budget, observed.disruption_budget.as_deref());
+        }
+        step!("StatefulSet", &desired.stateful_set, observed.stateful_set.as_deref());
+        self.tidy(plan).await?;
+        Ok(Progress::Applied)
+    }
+
+    async fn one<K: Kind>(
+        &self,
+        kind: &'static str,
+        desired: &K,
+        live: Option<&K>,
+    ) -> Result<Option<Progress>, ApplyError> {
+        let name = || format!("{kind} {}/{}", self.owner.namespace, desired.name_any());
+        Ok(match io::apply(&self.context.client, &self.owner, desired, live).await? {
+            Applied::Done { written } => {
+                if written {
+                    self.context.metrics.wrote(kind, "apply");
+                }
+                None
+            }
+            Applied::Waiting => {
+                Some(Progress::Waiting(format!("{} is still being deleted or changed", name())))
+            }
+            Applied::Conflict => {
+                Some(Progress::Conflict(format!("{} exists and belongs to somebody else", name())))
+            }
+        })
+    }
+
+    /// Removes what is ours and not wanted any more, and tells pods of the live file.
+    async fn tidy(&self, plan: &Plan) -> Result<(), ApplyError> {
+        let (observed, desired) = (&self.observed, &plan.desired);
+        if desired.service_account.is_none() {
+            self.remove("ServiceAccount", observed.service_account.as_deref()).await?;
+        }
+        if desired.service.is_none() {
+            self.remove("Service", observed.service.as_deref()).await?;
+        }
+        if desired.disruption_budget.is_none() {
+            self.remove("PodDisruptionBudget", observed.disruption_budget.as_deref()).await?;
+        }
+        for name in &plan.superfluous {
+            self.remove("ConfigMap", observed.config_map(name)).await?;
+        }
+        let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.owner.namespace);
+        for pod in untold_pods(observed, &plan.live) {
+            let patch = json!({"metadata": {
+                "uid": pod.metadata.uid,
+                "annotations": {LIVE_ANNOTATION: plan.live},
+            }});
+            let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+            self.context.metrics.wrote("Pod", "annotate");
+            let name = pod.name_any();
+            match pods.patch(&name, &params, &Patch::Merge(&patch)).await {
+                Ok(_) => {}
+                // Another pod of this name by now.
+                Err(error) if [404, 409].contains(&io::code(&error)) => {}
+                Err(cause) => {
+                    return Err(ApplyError::Api { kind: "Pod".into(), name, cause: Box::new(cause) });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove<K: Kind>(&self, kind: &'static str, live: Option<&K>) -> Result<(), ApplyError> {
+        let Some(live) = live
+            .filter(|live| is_owned(&self.owner, live.meta()) && live.meta().deletion_timestamp.is_none())
+        else {
+            return Ok(());
+        };
+        self.context.metrics.wrote(kind, "delete");
+        io::delete(&self.context.client, &self.owner.namespace, live, false).await
+    }
+
+    /// Asks the runtimes why: on a transition, and while something is not as it should be.
+    async fn ask(&self, pods: &[PodFacts], facts: &Facts<'_>) -> BTreeMap<String, Option<RuntimeStatus>> {
+        let before = &self.status.conditions;
+        let settled =
+            |type_| find(before, type_).is_some_and(|c| c.status == connector_crds::ConditionStatus::True);
+        let calm = facts.workload.is_some_and(|w| w.current && w.ready >= w.replicas)
+            && [ConditionType::Ready, ConditionType::WallarooConnected, ConditionType::ExternalConnected]
+                .into_iter()
+                .all(settled);
+        if calm {
+            return BTreeMap::new();
+        }
+        let asked = pods.iter().filter(|pod| pod.running && !pod.ending).take(MAX_ASKED);
+        let answers = asked.map(|pod| async { (pod.name.clone(), fetch(pod.admin).await) });
+        join_all(answers).await.into_iter().collect()
+    }
+
+    /// Trouble that only Events tell: while pods are missing, the StatefulSet's say why.
+    async fn trouble(&self, facts: &Facts<'_>) -> Option<PodTrouble> {
+        let set = self.observed.stateful_set.as_deref()?;
+        let wanted = set.spec.as_ref()?.replicas?;
+        let missing = facts.workload?.replicas < wanted;
+        let unavailable = find(&self.status.conditions, ConditionType::WorkloadAvailable)
+            .is_some_and(|c| c.status == connector_crds::ConditionStatus::False);
+        if !missing || !unavailable {
+            return None;
+        }
+        let events: Api<Event> = Api::namespaced(self.context.client.clone(), &self.owner.namespace);
+        let uid = set.metadata.uid.as_deref()?;
+        let params = ListParams::default().fields(&format!("involvedObject.uid={uid}")).limit(MAX_EVENTS);
+        let found = events.list(&params).await.ok()?;
+        newest_failure(&found.items)
+    }
+
+    /// Writes the status if it differs, and Events about what changed.
+    async fn write(&mut self, status: ConnectorStatus) -> Result<(), ReconcileError> {
+        if status == self.status {
+            return Ok(());
+        }
+        // Untyped: the answer holds the spec, which need not be readable.
+        let resource = ApiResource::erase::<Connector>(&());
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.context.client.clone(), &self.owner.namespace, &resource);
+        let patch = json!({
+            "apiVersion": Connector::api_version(&()),
+            "kind": Connector::kind(&()),
+            "metadata": {"name": self.owner.name, "uid": self.owner.uid},
+            "status": status,
+        });
+        let params = PatchParams::apply(FIELD_MANAGER).force();
+        self.context.metrics.wrote("Connector", "status");
+        match api.patch_status(&self.owner.name, &params, &Patch::Apply(&patch)).await {
+            Ok(_) => {}
+            // It is gone, or another one of this name.
+            Err(error) if [404, 409].contains(&io::code(&error)) => return Ok(()),
+            Err(error) => return Err(ReconcileError::Status(Box::new(error))),
+        }
+        notify(&self.context.recorder, &self.context.metrics, &self.about, &self.status, &status).await;
+        self.status = status;
+        Ok(())
+    }
+
+    fn pace(&self, progress: &Progress) -> Pace {
+        match progress {
+            Progress::Waiting(_) | Progress::Recreating => return Pace::Waiting,
+            Progress::Invalid { .. } | Progress::Refused(_) | Progress::Conflict(_) => return Pace::NotReady,
+            Progress::Applied => {}
+        }
+        match find(&self.status.conditions, ConditionType::Ready) {
+            Some(ready) if ready.status == connector_crds::ConditionStatus::True => {
+                let connected = [ConditionType::WallarooConnected, ConditionType::ExternalConnected]
+                    .into_iter()
+                    .filter_map(|type_| find(&self.status.conditions, type_))
+                    .all(|end| end.status == connector_crds::ConditionStatus::True);
+                if connected { Pace::Settled } else { Pace::Listening }
+            }
+            Some(_) | None => Pace::NotReady,
+        }
+    }
+}
+
+/// What the newest failure to make a pod says.
+pub fn newest_failure(events: &[Event]) -> Option<PodTrouble> {
+    let time = |event: &Event| {
+        event
+            .last_timestamp
+            .as_ref()
+            .map(|time| time.0)
+            .max(event.event_time.as_ref().map(|time| time.0))
+            .max(event.metadata.creation_timestamp.as_ref().map(|time| time.0))
+    };
+    let newest = events
+        .iter()
+        .filter(|event| event.reason.as_deref() == Some("FailedCreate"))
+        .max_by_key(|e| time(e))?;
+    let message = newest.message.clone().unwrap_or_default();
+    let reason =
+        if message.contains("exceeded quota") { Reason::QuotaExceeded } else { Reason::PodsNotReady };
+    Some(PodTrouble { reason, message })
+}
+
+/// Says that a Connector cannot be read; its own status is read first, so that the same is not written twice.
+async fn unreadable_status(
+    context: &Context,
+    metadata: &kube::core::ObjectMeta,
+    refusal: &Refusal,
+) -> Result<Action, ReconcileError> {
+    if metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let namespace = metadata.namespace.clone().unwrap_or_default();
+    let name = metadata.name.clone().unwrap_or_default();
+    let failed = |error| ReconcileError::Status(Box::new(error));
+    let resource = ApiResource::erase::<Connector>(&());
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &namespace, &resource);
+    let Some(live) = api.get_opt(&name).await.map_err(failed)? else { return Ok(Action::await_change()) };
+    let previous: ConnectorStatus = live
+        .data
+        .get("status")
+        .and_then(|status| serde_json::from_value(status.clone()).ok())
+        .unwrap_or_default();
+    let owner = Owner { name, namespace, uid: metadata.uid.clone().unwrap_or_default() };
+    let observed = context.stores.observe(&owner.namespace, &owner.name);
+    let pods = observed.pod_facts();
+    let status = compute(&Facts {
+        generation: metadata.generation.unwrap_or_default(),
+        connector: None,
+        progress: Progress::Invalid { reason: refusal.reason, message: refusal.message.clone() },
+        workload: workload(&observed, &owner, None),
+        pods: &pods,
+        events: None,
+        runtimes: &BTreeMap::new(),
+        pending_change: previous.pending_change.clone(),
+        previous: &previous,
+        now: Timestamp::now(),
+    });
+    let about = live.object_ref(&resource);
+    let uid = owner.uid.clone();
+    let generation = metadata.generation.unwrap_or_default();
+    let mut pass = Pass { context, owner, generation, about, observed, status: previous };
+    pass.write(status).await?;
+    Ok(Action::requeue(pause(Pace::Settled, seed(&uid))))
+}

@@ -1,0 +1,251 @@
+//! Starts the control loop, and ends it: signals, a lost Lease, a broken loop.
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering::Relaxed;
+
+use futures::StreamExt as _;
+use futures::stream;
+use kube::Client;
+use kube::runtime::controller::{self, Config, Error as ControllerError};
+use kube::runtime::events::{Recorder, Reporter};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::admin::{self, Admin};
+use super::lease::{Election, Lost};
+use super::reconcile::{Context, after_error, reconcile};
+use super::stores::{Triggers, Writers, watch};
+use crate::names::FIELD_MANAGER;
+use crate::settings::OperatorSettings;
+
+/// Connectors that are reconciled at the same time: enough to hide the latency of an API server, few enough not to
+/// flood it after a restart.
+const CONCURRENCY: u16 = 32;
+
+/// How the operator runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What it makes of Connectors.
+    pub settings: OperatorSettings,
+    /// Namespaces that are watched; empty: all.
+    pub namespaces: Vec<String>,
+    /// Address of the admin port.
+    pub admin: SocketAddr,
+    /// Leader election; absent: this process is the only one.
+    pub election: Option<ElectionOptions>,
+}
+
+/// Leader election.
+#[derive(Clone, Debug)]
+pub struct ElectionOptions {
+    /// Namespace of the Lease.
+    pub namespace: String,
+    /// Name of the Lease.
+    pub name: String,
+    /// What no other process is called, e.g. the pod's name.
+    pub identity: String,
+}
+
+/// Why the operator ended although nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// There is no way to an API server.
+    #[error("the API server: {0}")]
+    Client(#[source] Box<kube::Error>),
+    /// The admin port cannot be had.
+    #[error("the admin port {0}: {1}")]
+    Admin(SocketAddr, #[source] io::Error),
+    /// Signals cannot be had.
+    #[error("signals: {0}")]
+    Signals(#[source] io::Error),
+    /// Another process may work by now.
+    #[error(transparent)]
+    Lost(#[from] Lost),
+    /// The control loop ended.
+    #[error("the control loop ended")]
+    Ended,
+}
+
+/// Runs until SIGTERM or SIGINT. What is being written then is finished; a second signal ends it at once.
+pub async fn run(options: Options) -> Result<(), RunError> {
+    let mut signals = Signals::new()?;
+    let client = Client::try_default().await.map_err(|error| RunError::Client(Box::new(error)))?;
+    let admin = Arc::new(Admin::default());
+    let listener =
+        TcpListener::bind(options.admin).await.map_err(|error| RunError::Admin(options.admin, error))?;
+    let serving = admin::serve(listener, Arc::clone(&admin));
+    let working = work(options.clone(), client, Arc::clone(&admin), &mut signals);
+    tokio::select! {
+        ended = working => ended,
+        served = serving => Err(RunError::Admin(options.admin, served.err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()))),
+    }
+}
+
+async fn work(
+    options: Options,
+    client: Client,
+    admin: Arc<Admin>,
+    signals: &mut Signals,
+) -> Result<(), RunError> {
+    let election = options.election.as_ref().map(|election| {
+        Election::new(client.clone(), &election.namespace, &election.name, &election.identity)
+    });
+    // A process that waits for its turn is as ready as it can be: the next to work.
+    admin.ready.store(true, Relaxed);
+    if let Some(election) = &election {
+        tokio::select! {
+            () = signals.next() => return Ok(()),
+            () = election.lead() => {}
+        }
+    }
+    tracing::info!(namespaces = ?options.namespaces, "Working.");
+    admin.metrics.leads(true);
+    let identity = options.election.as_ref().map(|election| election.identity.clone());
+    let (stop_loop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let loop_ended = control_loop(&options, client, &admin, identity, stopped);
+    let mut loop_ended = std::pin::pin!(loop_ended);
+    let kept = async {
+        match &election {
+            Some(election) => election.keep().await,
+            None => std::future::pending().await,
+        }
+    };
+    let ended = tokio::select! {
+        () = signals.next() => {
+            // What was begun is finished, and no new reconciliation starts; a second signal ends that too.
+            drop(stop_loop);
+            tokio::select! {
+                () = &mut loop_ended => {}
+                () = signals.next() => {}
+            }
+            Ok(())
+        }
+        lost = kept => Err(RunError::Lost(lost)),
+        () = &mut loop_ended => Err(RunError::Ended),
+    };
+    admin.metrics.leads(false);
+    if let (Ok(()), Some(election)) = (&ended, &election) {
+        election.release().await;
+    }
+    ended
+}
+
+/// Reconciles whatever the watches tell of, until `stopped` resolves; then what was begun is finished.
+async fn control_loop(
+    options: &Options,
+    client: Client,
+    admin: &Admin,
+    instance: Option<String>,
+    stopped: tokio::sync::oneshot::Receiver<()>,
+) {
+    let mut loops = Vec::new();
+    let namespaces: Vec<Option<&str>> = if options.namespaces.is_empty() {
+        vec![None]
+    } else {
+        options.namespaces.iter().map(|namespace| Some(namespace.as_str())).collect()
+    };
+    let stopped = futures::FutureExt::shared(async move { drop(stopped.await) });
+    for namespace in namespaces {
+        let writers = Writers::default();
+        let stores = writers.stores();
+        let triggers = watch(&client, namespace, writers);
+        let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: instance.clone() };
+        let context = Arc::new(Context {
+            client: client.clone(),
+            settings: options.settings.clone(),
+            stores,
+            recorder: Recorder::new(client.clone(), reporter),
+            metrics: Arc::clone(&admin.metrics),
+            failures: Mutex::new(HashMap::new()),
+        });
+        loops.push(reconcile_all(context, triggers, stopped.clone()));
+    }
+    futures::future::join_all(loops).await;
+}
+
+/// One control loop over the triggers of one set of watches.
+pub async fn reconcile_all(
+    context: Arc<Context>,
+    triggers: Triggers,
+    stopped: impl Future<Output = ()> + Send + 'static,
+) {
+    let connectors = context.stores.connectors.clone();
+    // Nothing is decided before every watch has listed once: an object that was not seen yet would be made again.
+    let stores = context.stores.clone();
+    let mut listed = std::pin::pin!(stores.ready());
+    let mut seen = HashSet::new();
+    let mut triggers = Box::pin(triggers.take_until(stopped));
+    loop {
+        tokio::select! {
+            biased;
+            ready = &mut listed => {
+                if ready.is_err() {
+                    tracing::error!("A watch ended before it had listed.");
+                    return;
+                }
+                break;
+            }
+            trigger = triggers.next() => match trigger {
+                Some(Ok(reference)) => drop(seen.insert(reference)),
+                Some(Err(error)) => tracing::warn!(%error, "A watch is interrupted, and tried again."),
+                None => return,
+            },
+        }
+    }
+    let queue = stream::iter(seen.into_iter().map(Ok)).chain(triggers).filter_map(|trigger| async move {
+        match trigger {
+            Ok(reference) => Some(Ok::<_, std::convert::Infallible>(reference)),
+            Err(error) => {
+                tracing::warn!(%error, "A watch is interrupted, and tried again.");
+                None
+            }
+        }
+    });
+    let config = Config::default().concurrency(CONCURRENCY);
+    controller::applier(
+        |watched, context| Box::pin(reconcile(watched, context)),
+        |watched, error, context| after_error(&watched, error, &context),
+        context,
+        connectors,
+        queue,
+        config,
+    )
+    .for_each(|outcome| async move {
+        match outcome {
+            Ok(_)
+            // Deleted in the meantime; and errors of a reconciliation are logged where they are counted.
+            | Err(ControllerError::ObjectNotFound(_) | ControllerError::ReconcilerFailed(..)) => {}
+            Err(ControllerError::QueueError(never)) => match never {},
+            Err(error @ ControllerError::RunnerError(_)) => tracing::error!(%error, "The control loop failed."),
+        }
+    })
+    .await;
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, RunError> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate()).map_err(RunError::Signals)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(RunError::Signals)?,
+        })
+    }
+
+    /// The next of the two. Cancel-safe.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
