@@ -34,7 +34,7 @@ use super::trace::Trace;
 const RECORDS: u64 = 250;
 
 /// Simulated time that a run may take: every fault, and then the longest back-off several times over.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_mins(3);
 
 /// How long a crashed host stays down, at most.
 const LONGEST_DOWN_MS: u64 = 1_500;
