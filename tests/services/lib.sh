@@ -6,19 +6,31 @@
 CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/wallaroo-connectors/services" # downloads, kept between runs
 HOST=127.0.0.1
 DEADLINE=120               # seconds until a service must take clients; a busy machine needs several times the usual 5
-TLS="$SERVICES_DIR/tls"    # ca.pem, other-ca.pem (signs nothing), server.pem and server.key
+TLS="$SERVICES_DIR/tls"    # ca.pem, other-ca.pem, and NAME.pem with NAME.key: server, client, and other-client of other-ca
 
 die() { echo "${0##*/}: $*" >&2; exit 1; }
 
+# alone COMMAND…: one run at a time changes what all runs share: the packages and the downloads.
+alone() {
+    mkdir -p "$CACHE"
+    (
+        flock 9
+        "$@" 9>&-
+    ) 9>"$CACHE/lock"
+}
+
 # need COMMAND PACKAGE…: installs the packages unless the command is there.
 need() {
+    command -v "$1" >/dev/null || alone install_packages "$@"
+}
+install_packages() {
     local command=$1 root=() policy=/usr/sbin/policy-rc.d attempt
     shift
-    ! command -v "$command" >/dev/null || return 0
     [ "$(id -u)" -eq 0 ] || root=(sudo)
     command -v "${root[0]:-apt-get}" >/dev/null || die "please install: $*"
     # Debian starts a service when it is installed, unless this file refuses.
-    if [ -e "$policy" ]; then policy=""; else
+    if [ ! -e "$policy" ]; then
+        trap '"${root[@]}" rm -f "$policy"' EXIT
         printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee "$policy" >/dev/null
         "${root[@]}" chmod 755 "$policy"
     fi
@@ -28,7 +40,6 @@ need() {
             install -y --no-install-recommends "$@" >&2 || break
         "${root[@]}" apt-get -o DPkg::Lock::Timeout=120 -qq update >&2 || true
     done
-    [ -z "$policy" ] || "${root[@]}" rm -f "$policy"
     command -v "$command" >/dev/null || die "could not install $*"
 }
 
@@ -58,7 +69,7 @@ wait_ready() {
             tail -n 30 "$log" >&2
             die "does not take clients; its log ends as above"
         fi
-        sleep 0.1
+        sleep 0.05
     done
 }
 
@@ -77,7 +88,8 @@ end() {
     rm -f "$3"
 }
 
-# make_tls: a CA, a server certificate for localhost and 127.0.0.1, and a second CA that nobody trusts; once a run.
+# make_tls: a CA with a certificate for the servers at localhost and 127.0.0.1 and one for a client, and a second CA,
+# which no server trusts, with one for a client; once a run.
 make_tls() {
     [ ! -s "$TLS/server-both.pem" ] || return 0
     need openssl openssl
@@ -88,9 +100,16 @@ make_tls() {
             openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj "/CN=$name of the tests" \
                 -addext "basicConstraints=critical,CA:TRUE" -keyout "$name.key" -out "$name.pem"
         done
-        openssl req -newkey rsa:2048 -nodes -subj "/CN=server" -keyout server.key -out server.csr
-        openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -out server.pem \
-            -extfile <(echo "subjectAltName=DNS:localhost,IP:127.0.0.1")
+        issue ca client "subjectAltName=DNS:client"
+        issue other-ca other-client "subjectAltName=DNS:client"
+        issue ca server "subjectAltName=DNS:localhost,IP:127.0.0.1"
         cat server.key server.pem >server-both.pem # as Kafka wants it
     ) 2>"$TLS/openssl.log" || die "openssl: $(tail -n 3 "$TLS/openssl.log")"
+}
+
+# issue CA NAME EXTENSION: a key and a certificate of the CA, in the current directory.
+issue() {
+    openssl req -newkey rsa:2048 -nodes -subj "/CN=$2" -keyout "$2.key" -out "$2.csr"
+    openssl x509 -req -in "$2.csr" -CA "$1.pem" -CAkey "$1.key" -CAcreateserial -days 2 -out "$2.pem" \
+        -extfile <(echo "$3")
 }
