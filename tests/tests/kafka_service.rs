@@ -49,9 +49,9 @@ async fn create(topic: &str, partitions: i32, settings: &[(&str, &str)]) {
         new = new.set(key, value);
     }
     let made = admin().create_topics(&[new], &AdminOptions::new()).await.unwrap();
-    made.into_iter().for_each(|result| {
+    for result in made {
         result.unwrap();
-    });
+    }
 }
 
 /// A topic with so many partitions.
