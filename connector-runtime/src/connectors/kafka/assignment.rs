@@ -268,6 +268,11 @@ impl Assignment {
         self.streams.values().any(Stream::uncommitted)
     }
 
+    /// True while any stream is read.
+    pub fn is_reading(&self) -> bool {
+        self.streams.values().any(|stream| stream.usable() && stream.phase == Phase::Reading)
+    }
+
     /// Topics of the streams that stand.
     pub fn topics(&self) -> BTreeSet<&str> {
         self.streams.values().filter(|s| s.fate != Fate::Lost).map(|s| s.partition.topic.as_str()).collect()

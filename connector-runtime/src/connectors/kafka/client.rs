@@ -149,9 +149,10 @@ impl Client {
         for partition in partitions {
             self.queue.forward(&partition.topic, partition.number, true);
         }
-        // From the end, so that nothing is fetched in the moment before the pause.
-        self.consumer.incremental_assign(&list(partitions, Offset::End)?)?;
-        self.flow(partitions, false)
+        // Paused first, so that nothing is fetched. At a number, so that nothing is asked: with `auto.offset.reset=error` an
+        // answer that is an error would end the partition, and no seek begins one again.
+        self.flow(partitions, false)?;
+        self.consumer.incremental_assign(&list(partitions, Offset::Offset(0))?)
     }
 
     /// Gives partitions back to the group.

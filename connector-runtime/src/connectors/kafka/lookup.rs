@@ -7,7 +7,7 @@ use connector_crds::systems::kafka::{StartAt, StartPosition};
 use connector_native::kafka::topic_ids;
 use rdkafka::Offset;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
 use super::assignment::{Known, Locate, Partition, Range, Start, Target};
 use super::client::{Callbacks, list, position};
@@ -65,63 +65,115 @@ pub(super) fn ids(
     Ok(ids)
 }
 
-/// Topic id and group offset of each partition; those of topics that do not exist are absent.
+/// What was found, and why the rest was not.
+pub(super) type Found<T> = (Vec<T>, Option<anyhow::Error>);
+
+/// Topic id and group offset of each partition.
 pub(super) fn identify(
     consumer: &BaseConsumer<Callbacks>,
     partitions: &[Partition],
     mark: &str,
-) -> anyhow::Result<Vec<(Partition, String, Known)>> {
+) -> anyhow::Result<Found<(Partition, String, Known)>> {
     let ids = ids(consumer, &partitions.iter().map(|partition| partition.topic.clone()).collect())?;
     let committed = consumer.committed_offsets(list(partitions, Offset::Invalid)?, TIMEOUT)?;
-    let mut identified = Vec::with_capacity(partitions.len());
+    let (mut identified, mut missing) = (Vec::with_capacity(partitions.len()), None);
     for element in committed.elements() {
-        element.error()?;
-        let Some(id) = ids.get(element.topic()) else { continue };
+        if let Err(error) = element.error() {
+            missing = Some(error.into());
+            continue;
+        }
+        let Some(id) = ids.get(element.topic()) else {
+            missing = Some(anyhow::anyhow!("topic {:?} does not exist", element.topic()));
+            continue;
+        };
         let known = known(position(element.offset()), element.metadata(), mark, id);
         let partition = Partition { topic: element.topic().to_owned(), number: element.partition() };
         identified.push((partition, id.clone(), known));
     }
-    Ok(identified)
+    Ok((identified, missing))
 }
 
 /// A partition's range, and the start of one that nobody knows.
 pub(super) type Located = (StreamKey, Target, Range, Option<Start>);
 
-/// What the broker holds of each partition.
+/// What the broker holds of each partition. One that cannot be asked holds back no other, and a broker that does not
+/// answer is waited for once.
 pub(super) fn locate(
     consumer: &BaseConsumer<Callbacks>,
     wanted: &[Locate],
     start: &StartPosition,
-) -> anyhow::Result<Vec<Located>> {
-    let mut located = Vec::with_capacity(wanted.len());
+) -> anyhow::Result<Found<Located>> {
+    let leaders = leaders(consumer, wanted.iter().map(|wanted| wanted.partition.topic.as_str()).collect())?;
+    let (mut located, mut missing) = (Vec::with_capacity(wanted.len()), None);
+    let mut silent = BTreeSet::new();
     for Locate { key, partition, to } in wanted {
-        let (first, next) = consumer.fetch_watermarks(&partition.topic, partition.number, TIMEOUT)?;
-        let range = Range { first: Position::try_from(first)?, next: Position::try_from(next)? };
-        let start = match to {
-            Target::At(_) => None,
-            Target::Start => Some(match start.at {
-                StartAt::Earliest => Start { at: range.first, pin: false },
-                StartAt::Latest => Start { at: range.next, pin: true },
-                StartAt::Offset => {
-                    Start { at: Position::try_from(start.offset.unwrap_or(0)).unwrap_or(0), pin: false }
-                }
-                StartAt::Timestamp => {
-                    let time = Offset::Offset(start.timestamp.unwrap_or(0));
-                    let found =
-                        consumer.offsets_for_times(list(std::slice::from_ref(partition), time)?, TIMEOUT)?;
-                    let elements = found.elements();
-                    elements
-                        .iter()
-                        .try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)?;
-                    let at = elements.first().and_then(|element| position(element.offset()));
-                    // Every record is older: the next one.
-                    Start { at: at.unwrap_or(range.next).clamp(range.first, range.next), pin: true }
-                }
-            }),
+        let leader = leaders.get(partition).filter(|leader| !silent.contains(*leader));
+        let Some(leader) = leader else {
+            let Partition { topic, number } = partition;
+            missing.get_or_insert_with(|| {
+                anyhow::anyhow!("partition {number} of topic {topic:?} has no leader")
+            });
+            continue;
         };
-        located.push((*key, *to, range, start));
+        let began = Instant::now();
+        match look(consumer, partition, *to, start) {
+            Ok((range, start)) => located.push((*key, *to, range, start)),
+            Err(error) => {
+                if began.elapsed() >= TIMEOUT {
+                    silent.insert(*leader);
+                }
+                missing = Some(error);
+            }
+        }
     }
-    Ok(located)
+    Ok((located, missing))
+}
+
+/// The broker that leads each partition, of those that have one.
+fn leaders(
+    consumer: &BaseConsumer<Callbacks>,
+    topics: BTreeSet<&str>,
+) -> anyhow::Result<BTreeMap<Partition, i32>> {
+    let mut leaders = BTreeMap::new();
+    for topic in topics {
+        let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
+        let partitions = metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions);
+        let led = partitions.filter(|partition| partition.leader() >= 0);
+        leaders
+            .extend(led.map(|led| (Partition { topic: topic.to_owned(), number: led.id() }, led.leader())));
+    }
+    Ok(leaders)
+}
+
+fn look(
+    consumer: &BaseConsumer<Callbacks>,
+    partition: &Partition,
+    to: Target,
+    start: &StartPosition,
+) -> anyhow::Result<(Range, Option<Start>)> {
+    let (first, next) = consumer.fetch_watermarks(&partition.topic, partition.number, TIMEOUT)?;
+    let range = Range { first: Position::try_from(first)?, next: Position::try_from(next)? };
+    let start = match to {
+        Target::At(_) => None,
+        Target::Start => Some(match start.at {
+            StartAt::Earliest => Start { at: range.first, pin: false },
+            StartAt::Latest => Start { at: range.next, pin: true },
+            StartAt::Offset => {
+                Start { at: Position::try_from(start.offset.unwrap_or(0)).unwrap_or(0), pin: false }
+            }
+            StartAt::Timestamp => {
+                let time = Offset::Offset(start.timestamp.unwrap_or(0));
+                let found =
+                    consumer.offsets_for_times(list(std::slice::from_ref(partition), time)?, TIMEOUT)?;
+                let elements = found.elements();
+                elements.iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)?;
+                let at = elements.first().and_then(|element| position(element.offset()));
+                // Every record is older: the next one.
+                Start { at: at.unwrap_or(range.next).clamp(range.first, range.next), pin: true }
+            }
+        }),
+    };
+    Ok((range, start))
 }
 
 /// Asks a broker for anything: whether one answers.

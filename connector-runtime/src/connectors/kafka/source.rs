@@ -17,7 +17,7 @@ use super::assignment::{Assignment, Commit, Event, Known, OutOfRange, Partition,
 use super::client::{self, Client, MOST_MESSAGES, Notes, Rebalance, Shared};
 use super::config::{self, Settings};
 use super::errors::{self, Disposition, Trouble, Until};
-use super::lookup::{self, Located};
+use super::lookup::{self, Found, Located};
 use crate::connectors::Context;
 use crate::record::{BatchBuilder, NO_TIME, Position, Record};
 use crate::source::{BadRecord, ErrorClass, ResumeFrom, Source, SourceEvent, StreamKey, SystemError};
@@ -47,8 +47,11 @@ const HEAD_BYTES: usize = 65_536;
 /// Longest wait of `check`.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One question of `check`: errors are looked at in between, so that a wrong password is said at once.
+/// One question of `check` in its first second: errors are looked at in between, so that a wrong password is said at once.
 const CHECK_SLICE: Duration = Duration::from_millis(100);
+
+/// One question of `check` later: a broker far away answers too.
+const CHECK_LONG_SLICE: Duration = Duration::from_secs(3);
 
 /// Reads topics through a consumer group.
 ///
@@ -79,7 +82,7 @@ pub struct KafkaSource {
     /// A client that is being ended; its successor waits for it.
     closing: Option<Pending<()>>,
     job: Option<Pending<anyhow::Result<Answer>>>,
-    committing: Option<Pending<(Vec<Commit>, KafkaResult<()>)>>,
+    committing: Option<(Vec<Commit>, Pending<KafkaResult<()>>)>,
     ready: VecDeque<(StreamKey, SourceEvent)>,
     reader: Reader,
     trouble: Option<Trouble>,
@@ -91,6 +94,7 @@ pub struct KafkaSource {
     ask_at: Instant,
     commit_at: Instant,
     check_ids_at: Instant,
+    tick_at: Instant,
     secrets_changed: watch::Receiver<u64>,
 }
 
@@ -99,8 +103,21 @@ type Pending<T> = oneshot::Receiver<T>;
 
 fn blocking<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> Pending<T> {
     let (tell, told) = oneshot::channel();
-    std::thread::spawn(move || tell.send(call()));
+    let thread = std::thread::Builder::new().name("kafka-call".to_owned());
+    if let Err(error) = thread.spawn(move || tell.send(call())) {
+        // The call is dropped, which ends the wait for it: it is made again.
+        tracing::warn!("No thread for a call of librdkafka: {error}.");
+    }
     told
+}
+
+/// What a pending call gave, if it returned.
+fn returned<T>(pending: &mut Pending<T>) -> Option<anyhow::Result<T>> {
+    match pending.try_recv() {
+        Ok(value) => Some(Ok(value)),
+        Err(oneshot::error::TryRecvError::Empty) => None,
+        Err(error @ oneshot::error::TryRecvError::Closed) => Some(Err(error.into())),
+    }
 }
 
 /// What a pending call gives; never without one.
@@ -113,8 +130,8 @@ async fn some<T>(pending: Option<&mut Pending<T>>) -> Result<T, oneshot::error::
 
 /// The answer to a question.
 enum Answer {
-    Identified(Vec<(Partition, String, Known)>),
-    Located(Vec<Located>),
+    Identified(Found<(Partition, String, Known)>),
+    Located(Found<Located>),
     Ids(BTreeMap<String, String>),
     Reachable,
 }
@@ -150,6 +167,7 @@ impl KafkaSource {
             ask_at: now,
             commit_at: now,
             check_ids_at: now,
+            tick_at: now,
             secrets_changed: context.secrets.changes(),
             context: context.clone(),
         }
@@ -186,7 +204,7 @@ impl KafkaSource {
         let (job, committing) = (self.job.take(), self.committing.take());
         self.closing = Some(blocking(move || {
             job.map(Pending::blocking_recv);
-            committing.map(Pending::blocking_recv);
+            committing.map(|(_, pending)| pending.blocking_recv());
             drop(client);
         }));
     }
@@ -301,8 +319,27 @@ impl KafkaSource {
         SystemError::Transient { context, class: ErrorClass::Protocol, cause: None }
     }
 
+    /// Takes up what was answered, also while records never cease and nothing is waited for.
+    fn take_answers(&mut self) {
+        if let Some(answer) = self.job.as_mut().and_then(returned) {
+            self.job = None;
+            self.answered(answer.flatten());
+        }
+        if let Some(result) = self.committing.as_mut().and_then(|(_, pending)| returned(pending)) {
+            self.committed(result);
+        }
+        let now = Instant::now();
+        if now >= self.tick_at {
+            self.tick_at = now + TICK;
+            if self.job.is_none() {
+                self.assignment.ask_again();
+            }
+        }
+    }
+
     /// Does everything that the assignment asks for now.
     fn step(&mut self) {
+        self.take_answers();
         let now = Instant::now();
         self.assignment.expire(self.millis());
         while let Some(client) = &self.client {
@@ -313,13 +350,20 @@ impl KafkaSource {
             let done = match step {
                 Step::Commit(commits) => {
                     let mark = self.mark.clone();
-                    self.committing = Some(blocking(move || {
-                        let done = client::commit(&consumer, &commits, &mark);
-                        (commits, done)
-                    }));
+                    let call = commits.clone();
+                    let pending = blocking(move || client::commit(&consumer, &call, &mark));
+                    self.committing = Some((commits, pending));
                     Ok(())
                 }
-                Step::GiveBack(partitions) => client.give_back(&partitions),
+                Step::GiveBack(partitions) => {
+                    let given = client.give_back(&partitions);
+                    if let Err(error) = given {
+                        // The group would wait for this member.
+                        tracing::warn!("Giving partitions back failed, another client takes over: {error}.");
+                        self.replace();
+                    }
+                    continue;
+                }
                 Step::Identify(partitions) => {
                     let mark = self.mark.clone();
                     self.ask(move || lookup::identify(&consumer, &partitions, &mark).map(Answer::Identified));
@@ -360,8 +404,10 @@ impl KafkaSource {
         self.job = Some(blocking(question));
     }
 
-    fn committed(&mut self, commits: &[Commit], result: KafkaResult<()>) {
-        for Commit { partition, position, .. } in commits {
+    fn committed(&mut self, result: anyhow::Result<KafkaResult<()>>) {
+        let Some((commits, _)) = self.committing.take() else { return };
+        let result = result.and_then(|result| Ok(result?));
+        for Commit { partition, position, .. } in &commits {
             self.assignment.commit_answer(partition, *position, result.is_ok());
         }
         if let Err(error) = result {
@@ -371,34 +417,47 @@ impl KafkaSource {
     }
 
     fn answered(&mut self, answer: anyhow::Result<Answer>) {
-        self.failures = if answer.is_ok() { 0 } else { self.failures + 1 };
-        if answer.is_ok() {
+        let silent = answer.is_err();
+        let (found, missing) = match answer {
+            Ok(Answer::Identified((all, missing))) => {
+                for (partition, id, known) in &all {
+                    self.assignment.identified(partition, id, *known);
+                }
+                (!all.is_empty(), missing)
+            }
+            Ok(Answer::Located((all, missing))) => {
+                for (key, to, range, start) in &all {
+                    self.assignment.located(*key, *to, *range, *start);
+                }
+                (!all.is_empty(), missing)
+            }
+            Ok(Answer::Ids(ids)) => {
+                self.assignment.check_ids(&ids);
+                (true, None)
+            }
+            Ok(Answer::Reachable) => (true, None),
+            Err(error) => (false, Some(error)),
+        };
+        self.assignment.ask_again();
+        if found {
             self.reachable();
         }
-        match answer {
-            Ok(Answer::Identified(all)) => {
-                for (partition, id, known) in all {
-                    self.assignment.identified(&partition, &id, known);
-                }
+        let Some(error) = missing else {
+            self.failures = 0;
+            return;
+        };
+        tracing::debug!("A question to the brokers failed and is asked again: {error:#}.");
+        self.failures += 1;
+        self.ask_at = Instant::now() + ASK_AGAIN;
+        if !silent && self.assignment.is_reading() {
+            if self.failures == 2 {
+                tracing::warn!("Some partitions wait, the others go on: {error:#}.");
             }
-            Ok(Answer::Located(all)) => {
-                for (key, to, range, start) in all {
-                    self.assignment.located(key, to, range, start);
-                }
-            }
-            Ok(Answer::Ids(ids)) => self.assignment.check_ids(&ids),
-            Ok(Answer::Reachable) => {}
-            Err(error) => {
-                tracing::debug!("A question to the brokers failed and is asked again: {error:#}.");
-                self.ask_at = Instant::now() + ASK_AGAIN;
-                if self.trouble.is_none() && self.failures > 1 {
-                    let reason = self.last_failure.clone().unwrap_or_else(|| format!("{error:#}"));
-                    let context = format!("asking {}: {reason}", self.servers);
-                    self.have(Trouble { context, class: ErrorClass::Timeout, until: Until::Answer });
-                }
-            }
+        } else if self.failures > 1 && self.trouble.is_none() {
+            let reason = self.last_failure.clone().unwrap_or_else(|| format!("{error:#}"));
+            let context = format!("asking {}: {reason}", self.servers);
+            self.have(Trouble { context, class: ErrorClass::Timeout, until: Until::Answer });
         }
-        self.assignment.ask_again();
     }
 
     /// What is to be told now.
@@ -464,7 +523,7 @@ impl KafkaSource {
     }
 
     async fn wait(&mut self) {
-        let tick = Instant::now() + TICK;
+        let tick = self.tick_at;
         let Self { client, closing, job, committing, .. } = self;
         let woken = async {
             let Some(client) = client else { return std::future::pending().await };
@@ -480,19 +539,12 @@ impl KafkaSource {
                 self.job = None;
                 self.answered(answer.unwrap_or_else(|error| Err(error.into())));
             }
-            answer = some(committing.as_mut()) => {
-                self.committing = None;
-                if let Ok((commits, result)) = answer {
-                    self.committed(&commits, result);
-                }
+            result = some(committing.as_mut().map(|(_, pending)| pending)) => {
+                self.committed(result.map_err(anyhow::Error::from));
             }
             _ = some(closing.as_mut()) => self.closing = None,
             () = woken => {}
-            () = sleep_until(tick) => {
-                if self.job.is_none() {
-                    self.assignment.ask_again();
-                }
-            }
+            () = sleep_until(tick) => {}
         }
     }
 }
@@ -704,12 +756,13 @@ fn look(settings: &Settings, topics: &[String], servers: &str) -> Result<(), Sys
         reason: "ConfigInvalid",
         context: format!("librdkafka refuses its configuration: {error}"),
     })?;
-    let deadline = Instant::now() + CHECK_TIMEOUT;
+    let began = Instant::now();
+    let (deadline, mut slice) = (began + CHECK_TIMEOUT, CHECK_SLICE);
     let mut last = None;
     let mut wanted = topics.iter();
     let mut topic = wanted.next();
     loop {
-        match consumer.fetch_metadata(topic.map(String::as_str), CHECK_SLICE) {
+        match consumer.fetch_metadata(topic.map(String::as_str), slice) {
             Ok(metadata) => {
                 let missing = topic.is_some_and(|topic| {
                     metadata.topics().iter().any(|t| t.name() == topic && t.error().is_some())
@@ -729,6 +782,9 @@ fn look(settings: &Settings, topics: &[String], servers: &str) -> Result<(), Sys
                 return Err(transient(format!("connecting to {servers}: {reason}"), ErrorClass::Timeout));
             }
             Err(_) => {
+                if Instant::now() > began + CHECK_SLICE * 10 {
+                    slice = CHECK_LONG_SLICE;
+                }
                 for (code, reason) in client::serve(&consumer, &shared).errors {
                     match errors::disposition(code, &reason, servers, last.as_deref()) {
                         Disposition::Tell(trouble) => return Err(trouble.error()),
