@@ -23,6 +23,17 @@ pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
     }
 }
 
+/// Path of a binary that lies beside the running program, as `./tasks` built it. Nothing is built here: what is measured or
+/// killed must not be what these programs' own dependencies make of it.
+///
+/// # Errors
+/// When it is not there.
+pub fn beside(name: &str) -> anyhow::Result<PathBuf> {
+    let path = std::env::current_exe().context("finding the own binary")?.with_file_name(name);
+    ensure!(path.exists(), "{} is missing: run this by `./tasks`, which builds it", path.display());
+    Ok(path)
+}
+
 fn build() -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
