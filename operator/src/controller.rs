@@ -6,6 +6,8 @@
 pub mod admin;
 pub mod admission;
 pub mod args;
+pub mod context;
+pub mod inquiry;
 pub mod lease;
 pub mod metrics;
 pub mod notify;

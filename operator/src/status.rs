@@ -5,6 +5,7 @@
 
 pub mod compute;
 pub mod conditions;
+mod ends;
 pub mod notices;
 pub mod pods;
 pub mod reason;

@@ -1,90 +1,32 @@
 //! One reconciliation: from what the watches hold to a cluster and a status that are as they should be.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
-use connector_crds::{Connector, ConnectorStatus};
-use futures::future::join_all;
-use k8s_openapi::api::core::v1::{Event, ObjectReference, Pod};
+use connector_crds::{ConditionStatus, Connector, ConnectorStatus};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::{Patch, PatchParams};
 use kube::core::DynamicObject;
 use kube::discovery::ApiResource;
 use kube::runtime::controller::Action;
-use kube::runtime::events::Recorder;
-use kube::{Api, Client, Resource as _, ResourceExt as _};
+use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
 
 use super::admission::{Refusal, admit, unreadable};
-use super::metrics::Metrics;
+use super::context::{Context, ReconcileError};
+use super::inquiry::{ask_events, ask_runtimes};
 use super::notify::notify;
 use super::pace::{Pace, back_off, pause, seed};
 use super::plan::{Observed, Plan, is_owned, plan, untold_pods, workload};
-use super::stores::{Stores, Watched};
+use super::stores::Watched;
 use crate::apply::io::{self, Applied, ApplyError, Kind};
 use crate::build::Owner;
 use crate::names::{FIELD_MANAGER, LIVE_ANNOTATION};
-use crate::runtime_status::{RuntimeStatus, fetch};
-use crate::settings::OperatorSettings;
 use crate::status::conditions::find;
-use crate::status::{ConditionType, Facts, PodFacts, PodTrouble, Progress, Reason, announce, compute};
+use crate::status::{ConditionType, Facts, PodFacts, Progress, announce, compute};
 use crate::validate::ValidatedConnector;
-
-/// Runtimes that are asked in one reconciliation at most; a reason needs one answer.
-const MAX_ASKED: usize = 8;
-
-/// Events that are read at most: the newest trouble is among the first page.
-const MAX_EVENTS: u32 = 50;
-
-/// Everything that a reconciliation may use.
-pub struct Context {
-    /// The API server.
-    pub client: Client,
-    /// The operator's own configuration.
-    pub settings: OperatorSettings,
-    /// What the watches saw.
-    pub stores: Stores,
-    /// Writes Events.
-    pub recorder: Recorder,
-    /// Counters.
-    pub metrics: Arc<Metrics>,
-    /// Errors in a row, by uid.
-    pub failures: Mutex<HashMap<String, u32>>,
-}
-
-/// Why a reconciliation ended early; it is tried again.
-#[derive(Debug, thiserror::Error)]
-pub enum ReconcileError {
-    /// An object could not be written.
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-    /// The status could not be written.
-    #[error("status: {0}")]
-    Status(#[source] Box<kube::Error>),
-    /// A pod could not be told of the live file.
-    #[error("Pod {0}: {1}")]
-    Pod(String, #[source] Box<kube::Error>),
-}
-
-impl ReconcileError {
-    /// How long the API server wants us to wait.
-    fn retry_after(&self) -> Option<Duration> {
-        let cause = match self {
-            ReconcileError::Apply(ApplyError::Api { cause, .. })
-            | ReconcileError::Status(cause)
-            | ReconcileError::Pod(_, cause) => cause,
-            ReconcileError::Apply(ApplyError::Refused { .. }) => return None,
-        };
-        match cause.as_ref() {
-            kube::Error::Api(status) => {
-                let seconds = status.details.as_ref()?.retry_after_seconds;
-                (seconds > 0).then(|| Duration::from_secs(u64::from(seconds)))
-            }
-            _ => None,
-        }
-    }
-}
 
 /// Reconciles one Connector, and counts it.
 pub async fn reconcile(watched: Arc<Watched>, context: Arc<Context>) -> Result<Action, ReconcileError> {
@@ -188,8 +130,11 @@ impl Pass<'_> {
             previous: &empty,
             now: Timestamp::now(),
         };
+        // Said once a generation: what is stalled has been looked at, and saying it again would wake us for ever.
         let announced = self.status.observed_generation == Some(self.generation)
-            && find(&self.status.conditions, ConditionType::Reconciling).is_some();
+            && [ConditionType::Reconciling, ConditionType::Stalled]
+                .into_iter()
+                .any(|type_| find(&self.status.conditions, type_).is_some());
         if plan.changes_pods && !announced {
             let status = announce(&Facts { previous: &self.status, ..facts.clone() });
             self.write(status).await?;
@@ -201,8 +146,9 @@ impl Pass<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        let runtimes = self.ask(pods, &facts).await;
-        let events = self.trouble(&facts).await;
+        let runtimes = ask_runtimes(&self.status.conditions, &facts).await;
+        let set = self.observed.stateful_set.as_deref();
+        let events = ask_events(&self.context.client, set, &self.status.conditions, &facts).await;
         let status = compute(&Facts {
             progress: progress.clone(),
             previous: &self.status,
@@ -321,40 +267,6 @@ impl Pass<'_> {
         io::delete(&self.context.client, &self.owner.namespace, live, false).await
     }
 
-    /// Asks the runtimes why: on a transition, and while something is not as it should be.
-    async fn ask(&self, pods: &[PodFacts], facts: &Facts<'_>) -> BTreeMap<String, Option<RuntimeStatus>> {
-        let before = &self.status.conditions;
-        let settled =
-            |type_| find(before, type_).is_some_and(|c| c.status == connector_crds::ConditionStatus::True);
-        let calm = facts.workload.is_some_and(|w| w.current && w.ready >= w.replicas)
-            && [ConditionType::Ready, ConditionType::WallarooConnected, ConditionType::ExternalConnected]
-                .into_iter()
-                .all(settled);
-        if calm {
-            return BTreeMap::new();
-        }
-        let asked = pods.iter().filter(|pod| pod.running && !pod.ending).take(MAX_ASKED);
-        let answers = asked.map(|pod| async { (pod.name.clone(), fetch(pod.admin).await) });
-        join_all(answers).await.into_iter().collect()
-    }
-
-    /// Trouble that only Events tell: while pods are missing, the StatefulSet's say why.
-    async fn trouble(&self, facts: &Facts<'_>) -> Option<PodTrouble> {
-        let set = self.observed.stateful_set.as_deref()?;
-        let wanted = set.spec.as_ref()?.replicas?;
-        let missing = facts.workload?.replicas < wanted;
-        let unavailable = find(&self.status.conditions, ConditionType::WorkloadAvailable)
-            .is_some_and(|c| c.status == connector_crds::ConditionStatus::False);
-        if !missing || !unavailable {
-            return None;
-        }
-        let events: Api<Event> = Api::namespaced(self.context.client.clone(), &self.owner.namespace);
-        let uid = set.metadata.uid.as_deref()?;
-        let params = ListParams::default().fields(&format!("involvedObject.uid={uid}")).limit(MAX_EVENTS);
-        let found = events.list(&params).await.ok()?;
-        newest_failure(&found.items)
-    }
-
     /// Writes the status if it differs, and Events about what changed.
     async fn write(&mut self, status: ConnectorStatus) -> Result<(), ReconcileError> {
         if status == self.status {
@@ -390,36 +302,16 @@ impl Pass<'_> {
             Progress::Applied => {}
         }
         match find(&self.status.conditions, ConditionType::Ready) {
-            Some(ready) if ready.status == connector_crds::ConditionStatus::True => {
+            Some(ready) if ready.status == ConditionStatus::True => {
                 let connected = [ConditionType::WallarooConnected, ConditionType::ExternalConnected]
                     .into_iter()
                     .filter_map(|type_| find(&self.status.conditions, type_))
-                    .all(|end| end.status == connector_crds::ConditionStatus::True);
+                    .all(|end| end.status == ConditionStatus::True);
                 if connected { Pace::Settled } else { Pace::Listening }
             }
             Some(_) | None => Pace::NotReady,
         }
     }
-}
-
-/// What the newest failure to make a pod says.
-pub fn newest_failure(events: &[Event]) -> Option<PodTrouble> {
-    let time = |event: &Event| {
-        event
-            .last_timestamp
-            .as_ref()
-            .map(|time| time.0)
-            .max(event.event_time.as_ref().map(|time| time.0))
-            .max(event.metadata.creation_timestamp.as_ref().map(|time| time.0))
-    };
-    let newest = events
-        .iter()
-        .filter(|event| event.reason.as_deref() == Some("FailedCreate"))
-        .max_by_key(|e| time(e))?;
-    let message = newest.message.clone().unwrap_or_default();
-    let reason =
-        if message.contains("exceeded quota") { Reason::QuotaExceeded } else { Reason::PodsNotReady };
-    Some(PodTrouble { reason, message })
 }
 
 /// Says that a Connector cannot be read; its own status is read first, so that the same is not written twice.

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use futures::StreamExt as _;
 use futures::stream;
@@ -17,8 +17,9 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::admin::{self, Admin};
+use super::context::Context;
 use super::lease::{Election, Lost};
-use super::reconcile::{Context, after_error, reconcile};
+use super::reconcile::{after_error, reconcile};
 use super::stores::{Triggers, Writers, watch};
 use crate::names::FIELD_MANAGER;
 use crate::settings::OperatorSettings;
@@ -95,9 +96,9 @@ async fn work(
     let election = options.election.as_ref().map(|election| {
         Election::new(client.clone(), &election.namespace, &election.name, &election.identity)
     });
-    // A process that waits for its turn is as ready as it can be: the next to work.
-    admin.ready.store(true, Relaxed);
     if let Some(election) = &election {
+        // A process that waits for its turn is as ready as it can be: the next to work.
+        admin.ready.store(true, Relaxed);
         tokio::select! {
             () = signals.next() => return Ok(()),
             () = election.lead() => {}
@@ -150,6 +151,7 @@ async fn control_loop(
         options.namespaces.iter().map(|namespace| Some(namespace.as_str())).collect()
     };
     let stopped = futures::FutureExt::shared(async move { drop(stopped.await) });
+    let unlisted = Arc::new(AtomicUsize::new(namespaces.len()));
     for namespace in namespaces {
         let writers = Writers::default();
         let stores = writers.stores();
@@ -163,31 +165,39 @@ async fn control_loop(
             metrics: Arc::clone(&admin.metrics),
             failures: Mutex::new(HashMap::new()),
         });
-        loops.push(reconcile_all(context, triggers, stopped.clone()));
+        let unlisted = Arc::clone(&unlisted);
+        let listed = move || {
+            if unlisted.fetch_sub(1, Relaxed) == 1 {
+                admin.ready.store(true, Relaxed);
+            }
+        };
+        loops.push(reconcile_all(context, triggers, listed, stopped.clone()));
     }
     futures::future::join_all(loops).await;
 }
 
-/// One control loop over the triggers of one set of watches.
+/// One control loop over the triggers of one set of watches; `listed` is called when every watch has listed once.
 pub async fn reconcile_all(
     context: Arc<Context>,
     triggers: Triggers,
+    listed: impl FnOnce(),
     stopped: impl Future<Output = ()> + Send + 'static,
 ) {
     let connectors = context.stores.connectors.clone();
     // Nothing is decided before every watch has listed once: an object that was not seen yet would be made again.
     let stores = context.stores.clone();
-    let mut listed = std::pin::pin!(stores.ready());
+    let mut listing = std::pin::pin!(stores.ready());
     let mut seen = HashSet::new();
     let mut triggers = Box::pin(triggers.take_until(stopped));
     loop {
         tokio::select! {
             biased;
-            ready = &mut listed => {
+            ready = &mut listing => {
                 if ready.is_err() {
                     tracing::error!("A watch ended before it had listed.");
                     return;
                 }
+                listed();
                 break;
             }
             trigger = triggers.next() => match trigger {

@@ -1,5 +1,6 @@
 //! Reconciliations against an API server in memory: exact requests, and where they lead.
 
+mod election;
 mod fake_api;
 
 use std::collections::HashMap;
@@ -11,8 +12,9 @@ use kube::runtime::watcher::Event;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::context::{Context, ReconcileError};
 use super::metrics::Metrics;
-use super::reconcile::{Context, ReconcileError, reconcile};
+use super::reconcile::reconcile;
 use super::stores::{Watched, Writers};
 use crate::build::tests::{kafka_source, redis_sink, settings};
 use crate::names::RENDERING_ANNOTATION;
@@ -282,6 +284,8 @@ async fn an_object_of_somebody_else_is_never_touched() {
     assert_eq!(cluster.api.get("services/orders").unwrap(), foreign);
     assert_eq!(cluster.reason(ConditionType::Stalled).unwrap(), "NameConflict");
     assert!(cluster.api.get("statefulsets/orders").is_none());
+    // It is looked at again, and nothing is said twice.
+    assert_eq!(without_reads(cluster.reconcile().await.unwrap()), ["POST services/orders"]);
     cluster.api.0.lock().unwrap().all.remove("services/orders");
     cluster.settle().await;
     assert_eq!(cluster.reason(ConditionType::Ready).unwrap(), "Listening");
@@ -347,6 +351,7 @@ async fn what_the_api_server_refuses_is_said_and_what_fails_is_tried_again() {
     fail(422);
     cluster.reconcile().await.unwrap();
     assert_eq!(cluster.reason(ConditionType::Stalled).unwrap(), "ApplyRefused");
+    assert_eq!(cluster.reconcile().await.unwrap(), ["POST statefulsets/orders"]);
     fail(503);
     assert!(cluster.reconcile().await.is_err());
     cluster.api.0.lock().unwrap().failures.clear();

@@ -83,10 +83,16 @@ impl FakeApi {
 }
 
 fn refusal(code: u16, message: &str) -> (u16, Value) {
-    (
-        code,
-        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message, "reason": ""}),
-    )
+    let reason = match code {
+        404 => "NotFound",
+        409 => "Conflict",
+        422 => "Invalid",
+        _ => "",
+    };
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message, "reason": reason,
+    });
+    (code, status)
 }
 
 fn fields(value: &Value) -> Value {
@@ -147,6 +153,17 @@ impl Objects {
                     self.all.remove(&key);
                 }
                 (200, live)
+            }
+            ("PUT", Some(live)) => {
+                let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
+                if version(&body) != version(&live) {
+                    return refusal(409, "the object has been modified");
+                }
+                let mut next = body;
+                let number: u64 = version(&live).as_str().unwrap().parse().unwrap();
+                next["metadata"]["resourceVersion"] = (number + 1).to_string().into();
+                self.all.insert(key, next.clone());
+                (200, next)
             }
             ("PATCH", Some(live)) => self.patch(&key, live, apply, sub == "/status", body),
             (other, Some(_)) => panic!("{other} {path}"),
