@@ -505,6 +505,28 @@ async fn a_changed_password_and_changed_certificates_are_taken_up_without_losing
     control("kafka", &["password", &old]);
 }
 
+/// Connections stand, and nobody answers: nothing but a question that gets no answer shows it.
+#[tokio::test]
+#[ignore = "needs Kafka: tests/services/run"]
+async fn a_broker_that_hangs_is_said_and_its_streams_go_on_when_it_answers_again() {
+    let (world, topic) = (World::new(), topic(2).await);
+    numbers(&topic, 0..10, 2);
+    let mut driver = driver(&spec(&topic), &context(&world));
+    driver.until("the first", |driver| driver.total == 10).await;
+    driver.commit().await;
+    control("kafka", &["pause"]);
+    let began = Instant::now();
+    driver.until("the outage is said", |driver| !driver.errors.is_empty()).await;
+    let (said, after) = (driver.errors[0].to_string(), began.elapsed());
+    control("kafka", &["resume"]);
+    assert!(after < Duration::from_secs(30), "said after {after:?}");
+    assert!(said.contains(&environment("KAFKA_BROKERS")), "{said}");
+    numbers(&topic, 10..20, 2);
+    driver.until("the rest", |driver| driver.total == 20).await;
+    assert_eq!((driver.payloads(), driver.streams.len(), driver.lost), (expected(0..20), 2, 0));
+    driver.close().await;
+}
+
 #[tokio::test]
 #[ignore = "needs Kafka: tests/services/run"]
 async fn a_topic_made_anew_is_another_stream() {

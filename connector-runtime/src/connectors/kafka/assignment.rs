@@ -273,6 +273,11 @@ impl Assignment {
         self.streams.values().any(|stream| stream.usable() && stream.phase == Phase::Reading)
     }
 
+    /// True while any stream waits for its seek.
+    pub fn is_seeking(&self) -> bool {
+        self.streams.values().any(|stream| stream.usable() && matches!(stream.phase, Phase::Seeking(_)))
+    }
+
     /// Topics of the streams that stand.
     pub fn topics(&self) -> BTreeSet<&str> {
         self.streams.values().filter(|s| s.fate != Fate::Lost).map(|s| s.partition.topic.as_str()).collect()

@@ -32,6 +32,10 @@ const REVOKE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause after a question that failed, and after a commit that failed.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
+/// How long partitions may refuse to be sought. librdkafka gives a partition up whose position a broker refused, and takes
+/// no seek for it any more: another client does.
+const SEEK_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How often a trouble that lasts is told. Below the 30 s after which the pump takes silence for success.
 const TELL_AGAIN: Duration = Duration::from_secs(20);
 
@@ -95,6 +99,8 @@ pub struct KafkaSource {
     commit_at: Instant,
     check_ids_at: Instant,
     tick_at: Instant,
+    /// Since when no seek succeeded.
+    unsought: Option<Instant>,
     secrets_changed: watch::Receiver<u64>,
 }
 
@@ -168,6 +174,7 @@ impl KafkaSource {
             commit_at: now,
             check_ids_at: now,
             tick_at: now,
+            unsought: None,
             secrets_changed: context.secrets.changes(),
             context: context.clone(),
         }
@@ -334,6 +341,9 @@ impl KafkaSource {
             if self.job.is_none() {
                 self.assignment.ask_again();
             }
+            if !self.assignment.is_seeking() {
+                self.unsought = None;
+            }
         }
     }
 
@@ -375,8 +385,23 @@ impl KafkaSource {
                     Ok(())
                 }
                 Step::Seek { key, partition, position } => {
+                    let sought = client.seek(&partition, position);
+                    if sought.is_ok() {
+                        self.unsought = None;
+                        self.assignment.sought(key, position);
+                    } else if now.duration_since(*self.unsought.get_or_insert(now)) > SEEK_PATIENCE {
+                        self.unsought = None;
+                        let Partition { topic, number } = &partition;
+                        tracing::warn!(
+                            topic,
+                            number,
+                            "A partition cannot be read on, another client takes over."
+                        );
+                        self.replace();
+                        continue;
+                    }
                     // Refused while librdkafka still begins with the partition: asked again with the next tick.
-                    client.seek(&partition, position).map(|()| self.assignment.sought(key, position))
+                    sought
                 }
                 Step::Flow { partition, on } => client.flow(&[partition], on),
             };
