@@ -6,7 +6,9 @@ use anyhow::{Context as _, ensure};
 use connector_crds::{Protocol, SinkSpec};
 use serde_json::json;
 use wallaroo_endpoint::EndpointConfig;
-use wallaroo_endpoint::config::{Encoder, SinkConfig, SinkProtocol, SourceConfig, SourceProtocol};
+use wallaroo_endpoint::config::{
+    Encoder, ReleasePosition, SinkConfig, SinkProtocol, SourceConfig, SourceProtocol,
+};
 
 use super::account::{Account, Seen};
 use super::feed::{Feed, Feeding};
@@ -93,6 +95,9 @@ impl Chain {
             ],
             checkpoint_interval_ms: CHECKPOINT_MS,
             state_directory: Some(directory("endpoint-state")),
+            // A real worker gives a stream back at its last checkpoint and processes again what came after (protocol
+            // page 7.4): a killed source then repeats records whatever the connectors do. This one keeps them apart.
+            release_position: ReleasePosition::LastSeen,
             ..EndpointConfig::default()
         };
         std::fs::create_dir_all(directory("endpoint-state"))?;
