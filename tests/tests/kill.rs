@@ -7,9 +7,10 @@ use std::time::Duration;
 use connector_crds::Protocol;
 use connector_tests::binaries::binary;
 use connector_tests::kill::account::Account;
-use connector_tests::kill::campaign::{self, Report};
+use connector_tests::kill::campaign::{self, Report, Victim};
 use connector_tests::kill::chain::Plan;
 use connector_tests::kill::feed::Feed;
+use wallaroo_endpoint::config::ReleasePosition;
 
 /// Enough for several kills of each process at the rate below.
 const RECORDS: u64 = 20_000;
@@ -28,12 +29,18 @@ fn campaign(feed: Feed, protocol: Protocol) -> Report {
         directory: directory.path().to_owned(),
         feed,
         protocol,
+        release: match protocol {
+            Protocol::Connector => ReleasePosition::LastSeen,
+            _ => ReleasePosition::LastAcked,
+        },
         records: RECORDS,
         size: 100,
         rate: Some(RATE),
     };
-    let report = campaign::run(plan, EVERY).unwrap();
+    let victims = Victim::all(&plan.feed);
+    let report = campaign::run(plan, &victims, EVERY).unwrap();
     println!("{report}");
+    assert!(report.kills[..3].iter().all(|kills| *kills > 0), "{report}");
     report.verdict().unwrap();
     report
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use connector_crds::Protocol;
+use wallaroo_endpoint::config::ReleasePosition;
 
 use super::account::Account;
 use super::chain::{Chain, Plan};
@@ -37,11 +38,24 @@ pub enum Victim {
     Broker,
 }
 
+impl Victim {
+    /// Everything that may be killed on the way of such records.
+    pub fn all(feed: &Feed) -> Vec<Victim> {
+        let mut all = vec![Victim::Source, Victim::Endpoint, Victim::Sink];
+        if matches!(feed, Feed::Kafka { .. }) {
+            all.push(Victim::Broker);
+        }
+        all
+    }
+}
+
 /// What came of it.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Protocol of the source.
     pub protocol: Protocol,
+    /// Where the endpoint gave streams back.
+    pub release: ReleasePosition,
     /// How many records there were.
     pub records: u64,
     /// Kills of source runtime, endpoint, sink runtime and broker.
@@ -55,8 +69,9 @@ pub struct Report {
 }
 
 impl Report {
-    /// What must hold: over `Connector` with two-phase commit behind it nothing is lost and nothing is there twice; over a plain
-    /// protocol nothing is made up.
+    /// What must hold: over `Connector` with two-phase commit behind it nothing is lost; and nothing is there twice, unless the
+    /// worker itself processes records again when their source is killed, as real ones do. Over a plain protocol nothing is made
+    /// up.
     ///
     /// # Errors
     /// What does not hold.
@@ -65,9 +80,12 @@ impl Report {
             self.output.strange == 0 && self.processed.strange == 0,
             "records that were never sent: {self}"
         );
-        ensure!(self.kills[..3].iter().all(|kills| *kills > 0), "not everything was killed: {self}");
+        ensure!(self.kills.iter().sum::<u32>() > 0, "nothing was killed: {self}");
         if self.protocol == Protocol::Connector {
-            ensure!(self.output == Account::default(), "not exactly once: {self}");
+            ensure!(self.output.lost == 0, "records are lost: {self}");
+            let by_worker =
+                self.release == ReleasePosition::LastAcked && self.kills[Victim::Source as usize] > 0;
+            ensure!(by_worker || self.output.repeats == 0, "not exactly once: {self}");
         }
         Ok(())
     }
@@ -78,9 +96,10 @@ impl fmt::Display for Report {
         let [source, endpoint, sink, broker] = self.kills;
         writeln!(
             f,
-            "{:?}, {} records in {:.0} s; killed: source runtime {source}, endpoint {endpoint}, sink runtime {sink}, \
+            "{:?} ({:?}), {} records in {:.0} s; killed: source runtime {source}, endpoint {endpoint}, sink runtime {sink}, \
              broker {broker} times",
             self.protocol,
+            self.release,
             self.records,
             self.took.as_secs_f64()
         )?;
@@ -93,20 +112,17 @@ impl fmt::Display for Report {
 ///
 /// # Errors
 /// When something cannot be started again, ends by itself, breaks the protocol, or nothing moves any more.
-pub fn run(plan: Plan, every: Duration) -> anyhow::Result<Report> {
+pub fn run(plan: Plan, victims: &[Victim], every: Duration) -> anyhow::Result<Report> {
     let begun = Instant::now();
-    let mut victims = vec![Victim::Source, Victim::Endpoint, Victim::Sink];
-    if matches!(plan.feed, Feed::Kafka { .. }) {
-        victims.push(Victim::Broker);
-    }
-    let (records, protocol) = (plan.records, plan.protocol);
+    let (records, protocol, release) = (plan.records, plan.protocol, plan.release);
     let mut chain = Chain::start(plan)?;
     let mut kills = [0; 4];
-    let mut turn = victims.into_iter().cycle();
+    let mut turn = victims.iter().copied().cycle();
     wait_for("the first record in the file", SILENCE, || Ok(chain.written() > 0))?;
 
     let (mut next, mut last, mut grew) = (Instant::now() + every, 0, Instant::now());
-    while chain.written() < records {
+    // Over a plain protocol the file may have as many lines, and not all records.
+    while chain.written() < records || !chain.feeding.is_over() {
         if chain.written() != last {
             (last, grew) = (chain.written(), Instant::now());
         }
@@ -130,6 +146,7 @@ pub fn run(plan: Plan, every: Duration) -> anyhow::Result<Report> {
     settle(&mut chain)?;
     Ok(Report {
         protocol,
+        release,
         records,
         kills,
         processed: chain.tap.account(),

@@ -32,6 +32,10 @@ pub struct Plan {
     pub feed: Feed,
     /// Protocol of the source runtime.
     pub protocol: Protocol,
+    /// Where the endpoint gives a stream back whose session ended. A real worker does it at its last checkpoint and processes
+    /// again what came after (protocol §7.4): a killed source then repeats records whatever the connectors do.
+    /// `LastSeen` keeps that apart from what they do.
+    pub release: ReleasePosition,
     /// How many records.
     pub records: u64,
     /// Bytes of each.
@@ -95,9 +99,7 @@ impl Chain {
             ],
             checkpoint_interval_ms: CHECKPOINT_MS,
             state_directory: Some(directory("endpoint-state")),
-            // A real worker gives a stream back at its last checkpoint and processes again what came after (protocol
-            // page 7.4): a killed source then repeats records whatever the connectors do. This one keeps them apart.
-            release_position: ReleasePosition::LastSeen,
+            release_position: plan.release,
             ..EndpointConfig::default()
         };
         std::fs::create_dir_all(directory("endpoint-state"))?;

@@ -115,6 +115,11 @@ impl Feeding {
         Ok(feeding)
     }
 
+    /// True once everything is written, and for a source that makes its records itself.
+    pub fn is_over(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Fails when writing failed.
     ///
     /// # Errors

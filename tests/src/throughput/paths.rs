@@ -43,6 +43,9 @@ const DATAGRAM_COST: usize = 1_024;
 /// Pause between two looks at an endpoint's or a runtime's counters: a look costs both of them a little.
 const ASK: Duration = Duration::from_millis(20);
 
+/// A file has so many times the records of a topic.
+const FILE_TIMES: u64 = 5;
+
 /// Credits of a session, and at which number they are refilled.
 pub type Credits = (u32, u32);
 
@@ -117,6 +120,21 @@ impl Kind {
         match self {
             Kind::KafkaFramed | Kind::KafkaConnector(_) | Kind::FramedRedis | Kind::ConnectorRedis => true,
             Kind::FileConnector(_) | Kind::FileSession(..) | Kind::UdpFramed => false,
+        }
+    }
+
+    /// How many records a run moves when the usual number is `records`: what is fast needs more of them, or the looks at the
+    /// counters are what is measured.
+    fn records(self, records: u64) -> u64 {
+        match self {
+            Kind::FileConnector(_) => records * FILE_TIMES,
+            Kind::FileSession(_, delay) if delay.is_zero() => records * FILE_TIMES,
+            Kind::FileSession(..)
+            | Kind::KafkaFramed
+            | Kind::KafkaConnector(_)
+            | Kind::UdpFramed
+            | Kind::FramedRedis
+            | Kind::ConnectorRedis => records,
         }
     }
 
@@ -214,7 +232,7 @@ impl Bench {
     }
 
     fn topic(size: usize) -> String {
-        format!("throughput-{size}")
+        format!("throughput-{size}-{}", std::process::id())
     }
 
     fn file(&self, size: usize) -> PathBuf {
@@ -237,7 +255,7 @@ impl Bench {
             }
             Kind::FileConnector(_) | Kind::FileSession(..) => {
                 let mut out = BufWriter::new(File::create(self.file(size))?);
-                for number in 1..=self.records {
+                for number in 1..=self.records * FILE_TIMES {
                     out.write_all(kafka_topic::payload(number, size).as_bytes())?;
                     out.write_all(b"\n")?;
                 }
@@ -307,7 +325,7 @@ impl Bench {
     }
 
     fn path(&mut self, kind: Kind, size: usize) -> anyhow::Result<Figures> {
-        let records = self.records;
+        let records = kind.records(self.records);
         match kind {
             Kind::KafkaFramed => {
                 let reader = Reader::start()?;
@@ -318,15 +336,15 @@ impl Bench {
             }
             Kind::KafkaConnector(credits) => {
                 let source = self.kafka_source(size)?;
-                self.into_endpoint(source, credits, Duration::ZERO)
+                self.into_endpoint(source, records, credits, Duration::ZERO)
             }
             Kind::FileConnector(credits) => {
                 let source = self.file_source(size)?;
-                self.into_endpoint(source, credits, Duration::ZERO)
+                self.into_endpoint(source, records, credits, Duration::ZERO)
             }
             Kind::FileSession(credits, delay) => {
                 let source = self.file_source(size)?;
-                self.into_endpoint(source, credits, delay)
+                self.into_endpoint(source, records, credits, delay)
             }
             Kind::UdpFramed => {
                 let reader = Reader::start()?;
@@ -380,13 +398,14 @@ impl Bench {
     fn into_endpoint(
         &mut self,
         source: SourceSpec,
+        records: u64,
         credits: Credits,
         added: Duration,
     ) -> anyhow::Result<Figures> {
         let endpoint = self.start_endpoint(credits)?;
         let address = via(&endpoint, added)?;
         let mut runtime = self.start_source(source, Protocol::Connector, address)?;
-        let figures = measure(runtime.process(), self.records, || taken(&endpoint))?;
+        let figures = measure(runtime.process(), records, || taken(&endpoint))?;
         let status = endpoint.status()?;
         ensure!(
             status.repeats_dropped == 0 && status.violation_count == 0,
@@ -428,7 +447,7 @@ impl Bench {
     }
 
     fn raw(&mut self, kind: Kind, size: usize) -> anyhow::Result<Figures> {
-        let records = self.records;
+        let records = kind.records(self.records);
         let (count, bytes) = (records.to_string(), size.to_string());
         let log = self.directory.join("baseline.log");
         let figures = match kind {
