@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use connector_crds::systems::redis::RedisSink as Spec;
+use futures::stream::FuturesOrdered;
+use futures::{FutureExt as _, StreamExt as _};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::{Cmd, Pipeline, Value};
+use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::{Context, set_position};
@@ -23,10 +26,13 @@ const FIELDS_PER_COMMAND: usize = 512;
 /// Field and value bytes of one `HSET`, aimed at.
 const BYTES_PER_COMMAND: usize = 262_144;
 
+/// Commands that are sent at once: the server works on them while the next ones are made.
+const COMMANDS_PER_PIPELINE: usize = 2;
+
 /// Writes each record as one field of a hash.
 ///
-/// The fields of a batch are put into few `HSET` commands, sent in one pipeline with the `EXPIRE` that `ttlSeconds`
-/// asks for; within a command the last value of a field wins, as it would with one command a record. The
+/// The fields of a batch are put into few `HSET` commands, pipelined over one connection, with the `EXPIRE` that `ttlSeconds`
+/// asks for behind them; within a command the last value of a field wins, as it would with one command a record. The
 /// target keeps no position: writing a batch again leaves the same hash once the last batch is written again (latest
 /// value wins), so delivery is at least once and idempotent.
 ///
@@ -84,33 +90,14 @@ impl RedisHashSink {
         Ok(self.connection.insert(connection))
     }
 
-    /// Sends a pipeline and takes its answers; the connection is dropped when one of them is an error.
-    async fn send(&mut self, pipeline: &Pipeline, doing: &str) -> Result<(), SystemError> {
-        let connection = self.connection().await?;
-        let answers = connection.req_packed_commands(pipeline, 0, pipeline.len()).await;
-        let first_error = match answers {
-            Ok(answers) => answers.into_iter().find_map(|answer| match answer {
-                Value::ServerError(error) => Some(error.into()),
-                _ => None,
-            }),
-            Err(error) => Some(error),
-        };
-        match first_error {
-            None => Ok(()),
-            Some(error) => {
-                self.connection = None;
-                Err(disposition(doing, error))
-            }
-        }
-    }
-
-    /// The commands of a batch, and the records that have no place in them.
-    fn commands(&self, batch: &Batch) -> (Pipeline, Vec<Rejected>) {
+    /// The next commands of a batch, from record `next` on, which moves behind them; records without a place in them are rejected.
+    fn commands(&self, batch: &Batch, next: &mut usize, rejected: &mut Vec<Rejected>) -> Pipeline {
         let hash = &self.spec.hash;
-        let mut pipeline = Pipeline::with_capacity(batch.len().div_ceil(FIELDS_PER_COMMAND) + 1);
-        let mut rejected = Vec::new();
+        let mut pipeline = Pipeline::with_capacity(COMMANDS_PER_PIPELINE + 1);
         let mut command: Option<(Cmd, usize, usize)> = None;
-        for (index, record) in batch.iter().enumerate() {
+        for record in batch.iter_from(*next) {
+            let index = *next;
+            *next += 1;
             let (field, value) = match self.split.apply(record.payload) {
                 Ok(split) => split,
                 Err(reason) => {
@@ -133,16 +120,55 @@ impl RedisHashSink {
             let full = *fields >= FIELDS_PER_COMMAND || *bytes >= BYTES_PER_COMMAND;
             if full && let Some((cmd, _, _)) = command.take() {
                 pipeline.add_command(cmd);
+                if pipeline.len() >= COMMANDS_PER_PIPELINE {
+                    break;
+                }
             }
         }
         if let Some((cmd, _, _)) = command {
             pipeline.add_command(cmd);
         }
-        if let (Some(seconds), false) = (hash.ttl_seconds, pipeline.is_empty()) {
-            pipeline.cmd("EXPIRE").arg(hash.key.as_bytes()).arg(seconds);
-        }
-        (pipeline, rejected)
+        pipeline
     }
+
+    /// Writes a batch: pipelines are on their way while the next ones are made. The records that were rejected.
+    async fn write_commands(&mut self, batch: &Batch) -> Result<Vec<Rejected>, SystemError> {
+        let connection = self.connection().await?.clone();
+        let doing = || format!("writing to hash {:?} at {}", self.spec.hash.key, self.spec.address);
+        let (mut next, mut rejected, mut some) = (0, Vec::new(), false);
+        let mut answers = FuturesOrdered::new();
+        while next < batch.len() {
+            let mut pipeline = self.commands(batch, &mut next, &mut rejected);
+            some |= !pipeline.is_empty();
+            if let (Some(seconds), true) = (self.spec.hash.ttl_seconds, some && next >= batch.len()) {
+                pipeline.cmd("EXPIRE").arg(self.spec.hash.key.as_bytes()).arg(seconds);
+            }
+            if pipeline.is_empty() {
+                continue;
+            }
+            let connection = connection.clone();
+            answers.push_back(async move { ask(connection, &pipeline).await });
+            // Polled once, the request is with the connection's task, which gets a turn to write it.
+            if let Some(Some(Err(error))) = answers.next().now_or_never() {
+                return Err(disposition(&doing(), error));
+            }
+            yield_now().await;
+        }
+        while let Some(answer) = answers.next().await {
+            answer.map_err(|error| disposition(&doing(), error))?;
+        }
+        Ok(rejected)
+    }
+}
+
+/// Sends a pipeline over a connection and takes its answers: the first error among them, if there is one.
+async fn ask(mut connection: MultiplexedConnection, pipeline: &Pipeline) -> Result<(), RedisError> {
+    let answers = connection.req_packed_commands(pipeline, 0, pipeline.len()).await?;
+    let error = answers.into_iter().find_map(|answer| match answer {
+        Value::ServerError(error) => Some(error.into()),
+        _ => None,
+    });
+    error.map_or(Ok(()), Err)
 }
 
 #[async_trait]
@@ -153,11 +179,13 @@ impl Sink for RedisHashSink {
     }
 
     async fn write(&mut self, stream: &SinkStream, batch: &Batch) -> Result<Written, SystemError> {
-        let (pipeline, rejected) = self.commands(batch);
-        if !pipeline.is_empty() {
-            let doing = format!("writing to hash {:?} at {}", self.spec.hash.key, self.spec.address);
-            self.send(&pipeline, &doing).await?;
-        }
+        let rejected = match self.write_commands(batch).await {
+            Ok(rejected) => rejected,
+            Err(error) => {
+                self.connection = None;
+                return Err(error);
+            }
+        };
         if let Some(position) = batch.last_position() {
             set_position(&mut self.written, stream, position);
         }
@@ -182,9 +210,16 @@ impl Sink for RedisHashSink {
         let mut pipeline = Pipeline::new();
         pipeline.cmd("PING");
         let doing = format!("asking {}", self.spec.address);
-        let deadline = Instant::now() + CHECK_TIMEOUT;
-        match timeout_at(deadline, self.send(&pipeline, &doing)).await {
-            Ok(result) => result,
+        let asking = async {
+            let connection = self.connection().await?.clone();
+            ask(connection, &pipeline).await.map_err(|error| disposition(&doing, error))
+        };
+        match timeout_at(Instant::now() + CHECK_TIMEOUT, asking).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                self.connection = None;
+                Err(error)
+            }
             Err(_) => Err(SystemError::Transient {
                 context: format!("{doing}: no answer in time"),
                 class: ErrorClass::Timeout,
