@@ -8,10 +8,17 @@
 //!    host "source"                   host "wallaroo"                             host "sink"
 //! ```
 
+pub mod account;
 pub mod disk;
 pub mod env;
-pub mod external;
 pub mod faults;
+pub mod hosts;
+pub mod letters;
+pub mod log;
+pub mod observer;
+pub mod plan;
 pub mod random;
+pub mod receipts;
 pub mod run;
+pub mod target;
 pub mod trace;

@@ -25,8 +25,19 @@ struct Content {
     directories: BTreeSet<PathBuf>,
     capacity: Option<u64>,
     failing_syncs: u32,
+    trip: Option<Trip>,
     random: Random,
     torn: u64,
+    refused: u64,
+}
+
+/// The host goes down at an operation to come.
+#[derive(Clone, Copy, Debug)]
+struct Trip {
+    /// Changes until then, that one included.
+    left: u32,
+    /// What the process still does before it notices fails.
+    stops: bool,
 }
 
 #[derive(Debug, Default)]
@@ -56,8 +67,10 @@ impl Disk {
             directories: BTreeSet::new(),
             capacity: None,
             failing_syncs: 0,
+            trip: None,
             random,
             torn: 0,
+            refused: 0,
         })))
     }
 
@@ -69,6 +82,7 @@ impl Disk {
     pub fn lose_power(&self) {
         let mut guard = self.content();
         let content = &mut *guard;
+        content.trip = None;
         content.names = content.durable_names.clone();
         for inode in content.inodes.values_mut() {
             let unsynced = inode.bytes.len().saturating_sub(inode.same);
@@ -89,6 +103,21 @@ impl Disk {
         self.content().failing_syncs = count;
     }
 
+    /// The host is to go down once so many changes were made from now on; with `stops` nothing changes any more after that.
+    pub fn trip_after(&self, changes: u32, stops: bool) {
+        self.content().trip = Some(Trip { left: changes.max(1), stops });
+    }
+
+    /// True once the host is to go down.
+    pub fn has_tripped(&self) -> bool {
+        self.content().trip.is_some_and(|trip| trip.left == 0)
+    }
+
+    /// The host is down.
+    pub fn forget_trip(&self) {
+        self.content().trip = None;
+    }
+
     /// Limits what the disk holds, in bytes.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.content().capacity = bytes;
@@ -97,6 +126,11 @@ impl Disk {
     /// Writes that survived a power loss in part.
     pub fn torn_writes(&self) -> u64 {
         self.content().torn
+    }
+
+    /// Writes that found no room.
+    pub fn refused_writes(&self) -> u64 {
+        self.content().refused
     }
 
     /// Bytes in all files.
@@ -139,6 +173,7 @@ impl Disk {
 
     pub(super) fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut content = self.content();
+        content.change()?;
         if content.directories.contains(from) {
             content.rename_directory(from, to);
             return Ok(());
@@ -150,11 +185,14 @@ impl Disk {
     }
 
     pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
-        self.content().names.remove(path).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
+        let mut content = self.content();
+        content.change()?;
+        content.names.remove(path).map(drop).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     pub(super) fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let mut content = self.content();
+        content.change()?;
         content.sync_fails()?;
         let here = |name: &Path| name.parent() == Some(path);
         content.durable_names.retain(|name, _| !here(name));
@@ -182,6 +220,18 @@ impl Content {
     fn parent(&self, path: &Path) -> io::Result<()> {
         let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         if self.directories.contains(parent) { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    /// Something is about to change.
+    fn change(&mut self) -> io::Result<()> {
+        match &mut self.trip {
+            Some(Trip { left: 0, stops: true }) => Err(io::Error::other("the host is going down")),
+            Some(trip) => {
+                trip.left = trip.left.saturating_sub(1);
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     fn sync_fails(&mut self) -> io::Result<()> {
@@ -223,11 +273,16 @@ pub struct SimFile {
 impl File for SimFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut content = self.disk.content();
+        content.change()?;
         let room = content.capacity.map(|capacity| capacity.saturating_sub(content.used()));
         let taken = room.map_or(bytes.len(), |room| bytes.len().min(room as usize));
         content.inode(self.inode)?.bytes.extend_from_slice(&bytes[..taken]);
         // A full disk takes what fits, as `write` does, and then says so.
-        if taken < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        if taken < bytes.len() {
+            content.refused += 1;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
@@ -245,6 +300,7 @@ impl File for SimFile {
 
     fn truncate(&mut self, length: u64) -> io::Result<()> {
         let mut content = self.disk.content();
+        content.change()?;
         let inode = content.inode(self.inode)?;
         inode.bytes.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
         inode.same = inode.same.min(inode.bytes.len());
@@ -253,6 +309,7 @@ impl File for SimFile {
 
     fn sync(&mut self) -> io::Result<()> {
         let mut content = self.disk.content();
+        content.change()?;
         content.sync_fails()?;
         content.inode(self.inode)?.sync();
         Ok(())
@@ -317,6 +374,23 @@ mod tests {
         assert_eq!(content(&disk).unwrap(), b"ax");
         disk.lose_power();
         assert_eq!(content(&disk).unwrap(), b"abcd");
+    }
+
+    #[test]
+    fn a_host_that_goes_down_at_a_change_makes_that_one_and_no_more() {
+        let disk = Disk::new(Random::new(1));
+        let mut log = file(&disk);
+        disk.trip_after(2, true);
+        log.append(b"a").unwrap();
+        assert!(!disk.has_tripped());
+        log.append(b"b").unwrap();
+        assert!(disk.has_tripped());
+        assert!(log.sync().is_err());
+        disk.forget_trip();
+        log.sync().unwrap();
+        disk.sync_dir(Path::new("/state")).unwrap();
+        disk.lose_power();
+        assert_eq!(content(&disk).unwrap(), b"ab");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use turmoil::net::{TcpListener, TcpStream};
 
 use super::disk::{Disk, SimFile};
 use super::random::Random;
+use super::receipts::{Receipts, Tap};
 
 /// Bytes that each direction of each connection delivered to its reader.
 type Delivered = Arc<Mutex<BTreeMap<(SocketAddr, SocketAddr), Arc<AtomicU64>>>>;
@@ -45,12 +46,21 @@ pub struct SimEnv {
     network: Network,
     disk: Disk,
     random: Random,
+    receipts: Option<Receipts>,
 }
 
 impl SimEnv {
     /// A host on `network` with `disk`.
     pub fn new(network: Network, disk: Disk, random: Random) -> SimEnv {
-        SimEnv { network, disk, random }
+        SimEnv { network, disk, random, receipts: None }
+    }
+}
+
+impl SimEnv {
+    /// What this host reads on connections that it accepts is noted.
+    #[must_use]
+    pub fn with_receipts(self, receipts: Option<Receipts>) -> SimEnv {
+        SimEnv { receipts, ..self }
     }
 }
 
@@ -63,6 +73,7 @@ pub struct SimLink {
     written: u64,
     delivered_to_peer: Arc<AtomicU64>,
     delivered_here: Arc<AtomicU64>,
+    tap: Option<Tap>,
 }
 
 impl SimLink {
@@ -70,6 +81,7 @@ impl SimLink {
         let (here, there) = (stream.local_addr()?, stream.peer_addr()?);
         Ok(SimLink {
             written: 0,
+            tap: None,
             delivered_to_peer: network.counter(here, there),
             delivered_here: network.counter(there, here),
             stream,
@@ -91,7 +103,11 @@ impl AsyncRead for SimLink {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.delivered_here.fetch_add((buffer.filled().len() - before) as u64, Relaxed);
+        let read = &buffer.filled()[before..];
+        self.delivered_here.fetch_add(read.len() as u64, Relaxed);
+        if let Some(tap) = &mut self.tap {
+            tap.read(read);
+        }
         result
     }
 }
@@ -118,6 +134,7 @@ impl AsyncWrite for SimLink {
 pub struct SimListener {
     listener: TcpListener,
     network: Network,
+    receipts: Option<Receipts>,
 }
 
 impl Listener for SimListener {
@@ -126,7 +143,9 @@ impl Listener for SimListener {
     async fn accept(&mut self) -> io::Result<(SimLink, String)> {
         let (stream, peer) = self.listener.accept().await?;
         self.network.fresh(stream.local_addr()?, stream.peer_addr()?);
-        Ok((SimLink::new(&self.network, stream)?, peer.to_string()))
+        let link = SimLink::new(&self.network, stream)?;
+        let tap = self.receipts.as_ref().map(Receipts::tap);
+        Ok((SimLink { tap, ..link }, peer.to_string()))
     }
 
     fn port(&self) -> u16 {
@@ -145,7 +164,8 @@ impl Env for SimEnv {
     }
 
     async fn listen(&self, address: &str) -> io::Result<SimListener> {
-        Ok(SimListener { listener: TcpListener::bind(address).await?, network: self.network.clone() })
+        let listener = TcpListener::bind(address).await?;
+        Ok(SimListener { listener, network: self.network.clone(), receipts: self.receipts.clone() })
     }
 
     fn open(&self, path: &Path) -> io::Result<SimFile> {

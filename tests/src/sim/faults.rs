@@ -1,8 +1,6 @@
-//! What goes wrong in a run, and when: drawn from the seed before the run begins.
+//! What can go wrong in a run.
 
 use std::time::Duration;
-
-use super::random::Random;
 
 /// A host of the simulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,6 +42,18 @@ pub enum Fault {
     GracefulStop,
     /// The group takes a partition of the log back.
     Rebalance(u32),
+    /// The sink's host goes down with its `changes`-th change of the disk from now on: the process or the `power`. With `stops`
+    /// nothing changes any more before it is down.
+    CrashAtWrite {
+        /// Number of the change.
+        changes: u32,
+        /// The power goes.
+        power: bool,
+        /// Later changes fail.
+        stops: bool,
+    },
+    /// The sink's disk has so many bytes left for a while.
+    DiskFull(u64, Duration),
     /// The next sync on this host fails.
     SyncFails(Host),
     /// The target crashes and loses what was not durable.
@@ -71,83 +81,18 @@ impl Fault {
             Fault::PowerLoss(Host::Wallaroo) => "power loss wallaroo",
             Fault::PowerLoss(Host::Sink) => "power loss sink",
             Fault::Partition(..) => "partition",
-            Fault::Rollback => "rollback",
+            Fault::Rollback => "asked: rollback",
             Fault::GracefulStop => "graceful stop of wallaroo",
-            Fault::Rebalance(_) => "rebalance asked",
-            Fault::SyncFails(_) => "sync fails",
+            Fault::CrashAtWrite { .. } => "asked: crash at a write",
+            Fault::DiskFull(..) => "asked: disk full",
+            Fault::Rebalance(_) => "asked: rebalance",
+            Fault::SyncFails(_) => "asked: sync fails",
             Fault::TargetCrash => "target crash",
-            Fault::VoteLost => "vote lost",
-            Fault::DecisionLost => "decision lost",
-            Fault::Abort => "vote overruled",
-            Fault::RefuseNotify => "notify refused",
+            Fault::VoteLost => "asked: vote lost",
+            Fault::DecisionLost => "asked: decision lost",
+            Fault::Abort => "asked: vote overruled",
+            Fault::RefuseNotify => "asked: notify refused",
             Fault::SplitWrites(_) => "split writes",
         }
     }
-}
-
-/// Faults with their times, in order.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// When and what.
-    pub faults: Vec<(Duration, Fault)>,
-    /// The target keeps our positions, so that every record must be there exactly once.
-    pub exactly_once: bool,
-}
-
-/// Partitions of the log.
-pub const PARTITIONS: u32 = 3;
-
-/// Span of simulated time in which faults happen.
-pub const FAULT_SPAN: Duration = Duration::from_secs(12);
-
-/// Longest partition of the network; shorter than the timeouts that would make it a lost host.
-const LONGEST_PARTITION_MS: u64 = 3_000;
-
-impl Plan {
-    /// The plan of a seed: at least three crashes, one partition, one rollback, one rebalance, and more.
-    pub fn new(random: &Random) -> Plan {
-        // A fresh cluster repeats what its predecessor had not checkpointed: such runs are at least once.
-        let graceful = random.chance(20);
-        let exactly_once = random.chance(70) && !graceful;
-        let mut faults = vec![
-            crash(random),
-            crash(random),
-            crash(random),
-            partition(random),
-            Fault::Rollback,
-            Fault::Rebalance(random.below(u64::from(PARTITIONS)) as u32),
-        ];
-        if graceful {
-            faults.push(Fault::GracefulStop);
-        }
-        for _ in 0..random.below(6) {
-            faults.push(match random.below(10) {
-                0 => crash(random),
-                1 => partition(random),
-                2 => Fault::SyncFails(Host::Sink),
-                3 => Fault::TargetCrash,
-                4 => Fault::VoteLost,
-                5 => Fault::DecisionLost,
-                6 => Fault::Abort,
-                7 => Fault::RefuseNotify,
-                8 => Fault::SplitWrites(1 + random.below(40) as usize),
-                _ => Fault::Rebalance(random.below(u64::from(PARTITIONS)) as u32),
-            });
-        }
-        let span = FAULT_SPAN.as_millis() as u64;
-        let mut faults: Vec<_> =
-            faults.into_iter().map(|fault| (Duration::from_millis(random.below(span)), fault)).collect();
-        faults.sort_by_key(|(at, _)| *at);
-        Plan { faults, exactly_once }
-    }
-}
-
-fn crash(random: &Random) -> Fault {
-    let host = Host::ALL[random.below(Host::ALL.len() as u64) as usize];
-    if random.chance(50) { Fault::Kill(host) } else { Fault::PowerLoss(host) }
-}
-
-fn partition(random: &Random) -> Fault {
-    let host = if random.chance(50) { Host::Source } else { Host::Sink };
-    Fault::Partition(host, Duration::from_millis(100 + random.below(LONGEST_PARTITION_MS)))
 }

@@ -1,46 +1,35 @@
 //! One run: hosts, faults by the plan, and the account of every record at the end.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use connector_crds::{ConnectorIdentity, LiveConfig, OnError, OnInDoubt, Protocol, SinkFraming};
-use connector_env::Env as _;
-use connector_runtime::board::{AckMode, Board};
-use connector_runtime::pump::{Shutdown, sink, source};
-use connector_runtime::state_volume::Identity;
-use connector_runtime::txn_log::Retain;
-use tokio::sync::{Notify, watch};
 use turmoil::Sim;
-use wallaroo_endpoint::config::{
-    Encoder, EndpointConfig, ReleasePosition, SinkConfig, SinkProtocol, SourceConfig, SourceProtocol,
-};
+use wallaroo_endpoint::Control;
 use wallaroo_endpoint::faults::FaultPlan;
-use wallaroo_endpoint::{Control, Endpoint};
 
+use super::account::{Account, Verdict};
 use super::disk::Disk;
 use super::env::{Network, SimEnv};
-use super::external::{ModelLog, ModelTarget};
-use super::faults::{FAULT_SPAN, Fault, Host, PARTITIONS, Plan};
+use super::faults::{Fault, Host};
+use super::hosts::{COMMIT_DELAY, Process, Strings, blame, sink_host, source_host, wallaroo};
+use super::letters::ModelLetters;
+use super::log::{Judges, ModelLog};
+use super::observer::Observer;
+use super::plan::{FAULT_SPAN, PARTITIONS, Plan, RECORDS, Setting, Way};
 use super::random::Random;
+use super::receipts::Receipts;
+use super::target::ModelTarget;
 use super::trace::Trace;
-
-/// Records of a partition of the log.
-const RECORDS: u64 = 250;
 
 /// Simulated time that a run may take: every fault, and then the longest back-off several times over.
 const LIMIT: Duration = Duration::from_mins(3);
 
 /// How long a crashed host stays down, at most.
 const LONGEST_DOWN_MS: u64 = 1_500;
-
-/// Where each host keeps its state.
-const STATE: &str = "/state";
 
 /// What came out of a run.
 #[derive(Clone, Debug)]
@@ -86,19 +75,22 @@ impl fmt::Display for Failure {
 struct World {
     trace: Trace,
     random: Random,
+    setting: Rc<Setting>,
     log: ModelLog,
     target: ModelTarget,
+    source_letters: ModelLetters,
+    sink_letters: ModelLetters,
     disks: BTreeMap<Host, Disk>,
-    control: Rc<RefCell<Option<Control>>>,
-    faults: Rc<RefCell<FaultPlan>>,
-    stop: Rc<Notify>,
+    strings: Strings,
     exited: BTreeMap<Host, Arc<AtomicBool>>,
-    /// What the cluster hands back when a source's session ends.
-    release: ReleasePosition,
     /// Hosts that are down, and when they come back.
     down: BTreeMap<Host, Duration>,
     /// Connections that are cut, and when they are mended.
     cut: BTreeMap<Host, Duration>,
+    /// The power goes when the sink's disk trips.
+    trip_power: bool,
+    /// When the sink's disk has room again.
+    full_until: Option<Duration>,
 }
 
 /// Task numbers of tokio begin at a multiple of this in every run.
@@ -112,12 +104,25 @@ fn align_task_numbers() {
     while number() % TASK_NUMBERS != TASK_NUMBERS - 1 {}
 }
 
+/// Where the logs of the code under test go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Logs {
+    /// Into the trace and the coverage.
+    Observed,
+    /// To the subscriber that is there; the coverage knows only what was asked for.
+    Printed,
+}
+
 /// Runs one seed. One run at a time in a process: two would take each other's task numbers.
-pub fn run(seed: u64) -> Result<Outcome, Box<Failure>> {
+pub fn run(seed: u64, logs: Logs) -> Result<Outcome, Box<Failure>> {
     align_task_numbers();
+    let trace = Trace::default();
+    let _observed = match logs {
+        Logs::Observed => Some(tracing::subscriber::set_default(Observer::new(trace.clone()))),
+        Logs::Printed => None,
+    };
     let random = Random::new(seed);
     let plan = Plan::new(&random);
-    let trace = Trace::default();
     let mut sim = turmoil::Builder::new()
         .rng_seed(random.next())
         .tick_duration(Duration::from_millis(1))
@@ -126,31 +131,16 @@ pub fn run(seed: u64) -> Result<Outcome, Box<Failure>> {
         .max_message_latency(Duration::from_millis(5))
         .tcp_capacity(4_096)
         .build();
+    trace.note_at(Duration::ZERO, &format!("{:?}", plan.setting));
+    let (mut world, account) = World::new(plan.setting, &random, &trace);
     let network = Network::default();
-    let mut world = World {
-        log: ModelLog::new(PARTITIONS, RECORDS, FAULT_SPAN, trace.clone()),
-        target: ModelTarget::new(plan.exactly_once, random.fork(), trace.clone()),
-        disks: Host::ALL.into_iter().map(|host| (host, Disk::new(random.fork()))).collect(),
-        control: Rc::default(),
-        faults: Rc::default(),
-        stop: Rc::default(),
-        exited: Host::ALL.into_iter().map(|host| (host, Arc::default())).collect(),
-        down: BTreeMap::new(),
-        cut: BTreeMap::new(),
-        random: random.fork(),
-        // A real worker processes again what came after its last checkpoint when a source reconnects (protocol page
-        // 7.4): with it no sink can be exact, so the exact runs take the worker that its comments describe.
-        release: if plan.exactly_once { ReleasePosition::LastSeen } else { ReleasePosition::LastAcked },
-        trace: trace.clone(),
-    };
     for host in Host::ALL {
+        let receipts = account.receipts.clone().filter(|_| host == Host::Wallaroo);
         let env = SimEnv::new(network.clone(), world.disks[&host].clone(), random.fork());
-        world.start(&mut sim, host, env);
+        world.start(&mut sim, host, env.with_receipts(receipts));
     }
-    let expected = world.log.all();
     let mut faults = plan.faults.iter().peekable();
-    let fail =
-        |world: &World, promises: Vec<String>| Box::new(Failure { seed, promises, tail: world.trace.tail() });
+    let fail = |promises| Box::new(Failure { seed, promises, tail: trace.tail() });
     loop {
         let now = sim.elapsed();
         while let Some((_, fault)) = faults.next_if(|(at, _)| *at <= now) {
@@ -158,37 +148,33 @@ pub fn run(seed: u64) -> Result<Outcome, Box<Failure>> {
         }
         world.mend(&mut sim, now);
         if let Err(error) = sim.step() {
-            return Err(fail(&world, vec![format!("a host failed: {error}")]));
+            return Err(fail(vec![format!("a host failed: {error}")]));
         }
+        world.trip(&mut sim);
         let broken = trace.broken_promises();
         if !broken.is_empty() {
-            return Err(fail(&world, broken));
+            return Err(fail(broken));
         }
-        let over = faults.peek().is_none() && world.down.is_empty() && world.cut.is_empty();
-        if over && world.target.distinct() >= expected.len() {
-            break;
-        }
-        if now > LIMIT {
-            let records = world.target.records();
-            let lost: Vec<_> = expected.iter().filter(|record| !records.contains_key(*record)).collect();
-            let first: Vec<_> = lost.iter().take(5).collect();
-            return Err(fail(&world, vec![format!("{} records lost, first {first:?}", lost.len())]));
+        let undisturbed = faults.peek().is_none() && world.is_whole();
+        match account.judge(&world.log, &world.target, now, undisturbed) {
+            Verdict::Wait if now <= LIMIT => {
+                if undisturbed && !world.log.is_done() && account.is_stuck_without_decision(now) {
+                    world.restart_cluster(now);
+                }
+            }
+            Verdict::Wait => return Err(fail(account.lost(&world.log, &world.target))),
+            Verdict::Done => break,
         }
     }
     let took = sim.elapsed();
-    let records = world.target.records();
-    let repeated: Vec<_> = records.iter().filter(|(_, n)| **n > 1).collect();
-    if plan.exactly_once && !repeated.is_empty() {
-        return Err(fail(
-            &world,
-            vec![format!("{} records repeated, first {:?}", repeated.len(), repeated[0])],
-        ));
+    world.note_disks();
+    if let Some(control) = &*world.strings.control.borrow() {
+        blame(control, &trace);
     }
-    if let Some(foreign) = records.keys().find(|record| !expected.contains(*record)) {
-        return Err(fail(&world, vec![format!("a record that nobody wrote: {foreign:?}")]));
-    }
-    for _ in 0..world.disks.values().map(Disk::torn_writes).sum() {
-        trace.named("torn write");
+    let repeated = account.close(&world.target);
+    let broken = trace.broken_promises();
+    if !broken.is_empty() {
+        return Err(fail(broken));
     }
     let coverage = trace.coverage();
     let crashes = coverage
@@ -196,44 +182,73 @@ pub fn run(seed: u64) -> Result<Outcome, Box<Failure>> {
         .filter(|(name, _)| name.starts_with("kill") || name.starts_with("power loss"))
         .map(|(_, n)| n)
         .sum();
-    Ok(Outcome {
-        hash: trace.hash(),
-        tail: trace.tail(),
-        coverage,
-        crashes,
-        repeated: repeated.len() as u64,
-        took,
-    })
+    Ok(Outcome { hash: trace.hash(), tail: trace.tail(), coverage, crashes, repeated, took })
 }
 
 impl World {
+    fn new(setting: Setting, random: &Random, trace: &Trace) -> (World, Account) {
+        let receipts = (setting.way == Way::Plain).then(Receipts::default);
+        let (source_letters, sink_letters) = (ModelLetters::default(), ModelLetters::default());
+        let judges = Judges {
+            oversize: setting.oversize.clone(),
+            letters: source_letters.clone(),
+            receipts: receipts.clone().map(|receipts| (receipts, COMMIT_DELAY)),
+        };
+        let log = ModelLog::new(PARTITIONS, RECORDS, FAULT_SPAN, judges, trace.clone());
+        let target =
+            ModelTarget::new(setting.exactly_once, setting.refused.clone(), random.fork(), trace.clone());
+        let handed: BTreeSet<String> = log.deliverable();
+        let account = Account::new(&setting, handed, receipts, sink_letters.clone(), trace.clone());
+        let world = World {
+            log,
+            target,
+            source_letters,
+            sink_letters,
+            disks: Host::ALL.into_iter().map(|host| (host, Disk::new(random.fork()))).collect(),
+            strings: Strings::default(),
+            exited: Host::ALL.into_iter().map(|host| (host, Arc::default())).collect(),
+            down: BTreeMap::new(),
+            cut: BTreeMap::new(),
+            trip_power: false,
+            full_until: None,
+            random: random.fork(),
+            setting: Rc::new(setting),
+            trace: trace.clone(),
+        };
+        (world, account)
+    }
+
     fn start(&self, sim: &mut Sim<'_>, host: Host, env: SimEnv) {
-        let exited = Arc::clone(&self.exited[&host]);
-        let trace = self.trace.clone();
+        let process = Process {
+            env,
+            setting: self.setting.clone(),
+            exited: Arc::clone(&self.exited[&host]),
+            trace: self.trace.clone(),
+        };
+        let random = self.random.fork();
         match host {
             Host::Wallaroo => {
-                let cluster = ClusterHost {
-                    env,
-                    release: self.release,
-                    control: self.control.clone(),
-                    faults: self.faults.clone(),
-                    stop: self.stop.clone(),
-                };
-                sim.host(host.name(), move || wallaroo(cluster.clone(), exited.clone(), trace.clone()));
+                let strings = self.strings.clone();
+                sim.host(host.name(), move || wallaroo(process.clone(), strings.clone()));
             }
             Host::Source => {
-                let log = self.log.clone();
+                let (log, letters) = (self.log.clone(), self.source_letters.clone());
                 sim.host(host.name(), move || {
-                    source_host(env.clone(), log.clone(), exited.clone(), trace.clone())
+                    source_host(process.clone(), log.clone(), letters.clone(), random.clone())
                 });
             }
             Host::Sink => {
-                let target = self.target.clone();
+                let (target, letters) = (self.target.clone(), self.sink_letters.clone());
                 sim.host(host.name(), move || {
-                    sink_host(env.clone(), target.clone(), exited.clone(), trace.clone())
+                    sink_host(process.clone(), target.clone(), letters.clone(), random.clone())
                 });
             }
         }
+    }
+
+    /// True when nothing is down, cut or full.
+    fn is_whole(&self) -> bool {
+        self.down.is_empty() && self.cut.is_empty() && self.full_until.is_none()
     }
 
     fn apply(&mut self, sim: &mut Sim<'_>, fault: Fault, now: Duration) {
@@ -245,6 +260,15 @@ impl World {
                 self.crash(sim, host, now);
                 self.disks[&host].lose_power();
             }
+            Fault::CrashAtWrite { changes, power, stops } => {
+                self.trip_power = power;
+                self.disks[&Host::Sink].trip_after(changes, stops);
+            }
+            Fault::DiskFull(room, span) => {
+                let disk = &self.disks[&Host::Sink];
+                disk.set_capacity(Some(disk.used() + room));
+                self.full_until = Some(now + span);
+            }
             Fault::Partition(host, span) => {
                 // Held, not dropped: the simulated TCP does not retransmit, a real one does.
                 sim.hold(host.name(), Host::Wallaroo.name());
@@ -254,7 +278,7 @@ impl World {
             Fault::Rollback => self.on_cluster(Control::rollback),
             Fault::GracefulStop => {
                 self.log.wallaroo_forgets();
-                self.stop.notify_one();
+                self.strings.stop.notify_one();
             }
             Fault::Rebalance(partition) => self.log.rebalance(partition),
             Fault::SyncFails(host) => self.disks[&host].fail_syncs(1),
@@ -264,15 +288,41 @@ impl World {
             Fault::Abort => self.on_plan(|plan| plan.abort_after_vote += 1),
             Fault::RefuseNotify => self.on_plan(|plan| plan.refuse_notify += 3),
             Fault::SplitWrites(bytes) => {
-                self.faults.borrow_mut().split_writes = Some(bytes);
+                self.strings.faults.borrow_mut().split_writes = Some(bytes);
                 self.on_plan(|_| {});
             }
         }
     }
 
+    /// A fresh cluster never decides what the sink lists, and without output before its second checkpoint the sink cannot tell
+    /// that it is fresh (protocol page 4.8, last row): the operator restarts it, now that the source is there.
+    fn restart_cluster(&self, now: Duration) {
+        self.trace.note_at(now, "the operator restarts a cluster that is stuck");
+        self.trace.named("stuck: a fresh cluster meets an undecided transaction");
+        self.strings.stop.notify_one();
+    }
+
+    /// The sink's host goes down where its disk says so.
+    fn trip(&mut self, sim: &mut Sim<'_>) {
+        let disk = self.disks[&Host::Sink].clone();
+        if !disk.has_tripped() {
+            return;
+        }
+        let now = sim.elapsed();
+        self.trace.note_at(now, "fault: the sink's host goes down at a change of its disk");
+        self.crash(sim, Host::Sink, now);
+        if self.trip_power {
+            self.trace.named("power loss at a write");
+            disk.lose_power();
+        } else {
+            self.trace.named("kill at a write");
+        }
+        disk.forget_trip();
+    }
+
     /// Once-only faults for the running cluster; what lasts is kept for its next start too.
     fn on_plan(&self, change: impl FnOnce(&mut FaultPlan)) {
-        let mut plan = self.faults.borrow().clone();
+        let mut plan = self.strings.faults.borrow().clone();
         change(&mut plan);
         self.on_cluster(|control| {
             if let Err(error) = control.set_faults(plan) {
@@ -282,7 +332,7 @@ impl World {
     }
 
     fn on_cluster(&self, order: impl FnOnce(&Control)) {
-        if let Some(control) = &*self.control.borrow()
+        if let Some(control) = &*self.strings.control.borrow()
             && !self.down.contains_key(&Host::Wallaroo)
         {
             order(control);
@@ -297,6 +347,10 @@ impl World {
     }
 
     fn mend(&mut self, sim: &mut Sim<'_>, now: Duration) {
+        if self.full_until.is_some_and(|until| until <= now) {
+            self.full_until = None;
+            self.disks[&Host::Sink].set_capacity(None);
+        }
         for (host, exited) in &self.exited {
             // A process that ended by itself is started again, as a kubelet does.
             if exited.swap(false, Relaxed) && !self.down.contains_key(host) {
@@ -319,114 +373,10 @@ impl World {
             *until > now
         });
     }
-}
 
-/// What the host "wallaroo" shares with the fault plan.
-#[derive(Clone)]
-struct ClusterHost {
-    env: SimEnv,
-    release: ReleasePosition,
-    control: Rc<RefCell<Option<Control>>>,
-    faults: Rc<RefCell<FaultPlan>>,
-    stop: Rc<Notify>,
-}
-
-async fn wallaroo(host: ClusterHost, exited: Arc<AtomicBool>, trace: Trace) -> turmoil::Result {
-    let ClusterHost { env, release, control, faults, stop } = host;
-    loop {
-        env.create_dir_all(Path::new(STATE))?;
-        let mut sink = SinkConfig::new("out", "sink:7200", SinkProtocol::connector());
-        sink.encoder = Encoder::Raw;
-        let config = EndpointConfig {
-            sources: vec![SourceConfig::new("in", "0.0.0.0:7100", SourceProtocol::connector())],
-            sinks: vec![sink],
-            checkpoint_interval_ms: 300,
-            state_directory: Some(STATE.into()),
-            release_position: release,
-            faults: faults.borrow().clone(),
-            ..EndpointConfig::default()
-        };
-        let mut endpoint = match Endpoint::start(env.clone(), config).await {
-            Ok(endpoint) => endpoint,
-            Err(error) => {
-                trace.note(&format!("wallaroo does not start: {error}"));
-                exited.store(true, Relaxed);
-                return std::future::pending().await;
-            }
-        };
-        control.replace(Some(endpoint.control()));
-        trace.note("wallaroo runs");
-        tokio::select! {
-            biased;
-            () = stop.notified() => {
-                let status = endpoint.stop().await?;
-                trace.note(&format!("wallaroo stopped at checkpoint {}", status.checkpoint));
-            }
-            ended = endpoint.ended() => {
-                trace.note(&format!("wallaroo ended: {ended:?}"));
-                exited.store(true, Relaxed);
-                return std::future::pending().await;
-            }
-        }
+    fn note_disks(&self) {
+        let sum = |of: fn(&Disk) -> u64| self.disks.values().map(of).sum();
+        self.trace.count("torn write", sum(Disk::torn_writes));
+        self.trace.count("write without room", sum(Disk::refused_writes));
     }
-}
-
-async fn source_host(env: SimEnv, log: ModelLog, exited: Arc<AtomicBool>, trace: Trace) -> turmoil::Result {
-    let config = source::SourcePumpConfig {
-        identity: ConnectorIdentity { namespace: "sim".into(), name: "in".into(), epoch: String::new() },
-        instance: "in-0".into(),
-        protocol: Protocol::Connector,
-        framing: connector_crds::FramingSpec::default(),
-        cookie: source::CookieFrom::Default,
-        targets: vec!["wallaroo:7100".into()],
-        max_frame_bytes: 16_384,
-        in_flight_records: 500,
-        in_flight_bytes: 65_536,
-        on_error: OnError::Stop,
-        ack_mode: AckMode::Checkpoint,
-        commit_delay: Duration::from_secs(1),
-        drain_timeout: Duration::from_secs(10),
-        timings: source::Timings::default(),
-    };
-    let (_live, live) = watch::channel(LiveConfig::default());
-    let (_shutdown, shutdown) = watch::channel(Shutdown::Run);
-    let consumer = Box::new(log.consumer());
-    let ended = source::run(env, config, consumer, Board::new(), live, shutdown, None).await;
-    trace.note(&format!("source ended: {ended:?}"));
-    exited.store(true, Relaxed);
-    std::future::pending().await
-}
-
-async fn sink_host(
-    env: SimEnv,
-    target: ModelTarget,
-    exited: Arc<AtomicBool>,
-    trace: Trace,
-) -> turmoil::Result {
-    env.create_dir_all(Path::new(STATE))?;
-    let identity = ConnectorIdentity { namespace: "sim".into(), name: "out".into(), epoch: String::new() };
-    let config = sink::SinkPumpConfig {
-        identity: Identity::new(&identity, "model", Protocol::Connector),
-        state: STATE.into(),
-        protocol: Protocol::Connector,
-        framing: SinkFraming::Lines {},
-        cookie: source::CookieFrom::Default,
-        listen: "0.0.0.0:7200".into(),
-        on_error: OnError::Stop,
-        on_in_doubt: OnInDoubt::Deliver,
-        ack_mode: AckMode::Checkpoint,
-        backlog_bytes: 1 << 20,
-        retain: Retain::default(),
-        queue_bytes: 65_536,
-        no_checkpoints_after: Duration::from_secs(30),
-        drain_timeout: Duration::from_secs(10),
-    };
-    let (_live, live) = watch::channel(LiveConfig::default());
-    let (_shutdown, shutdown) = watch::channel(Shutdown::Run);
-    let client = Box::new(target.client());
-    let board = Board::new();
-    let ended = sink::run(env, config, client, None, board, live, shutdown).await;
-    trace.note(&format!("sink ended: {ended:?}"));
-    exited.store(true, Relaxed);
-    std::future::pending().await
 }

@@ -45,7 +45,19 @@ impl Trace {
 
     /// Counts an event of the coverage list.
     pub fn named(&self, event: &'static str) {
-        *self.lines().named.entry(event).or_default() += 1;
+        self.count(event, 1);
+    }
+
+    /// Counts something of the coverage list.
+    pub fn count(&self, what: &'static str, n: u64) {
+        if n > 0 {
+            *self.lines().named.entry(what).or_default() += n;
+        }
+    }
+
+    /// How often something was counted.
+    pub fn counted(&self, what: &str) -> u64 {
+        self.lines().named.get(what).copied().unwrap_or(0)
     }
 
     /// A promise was broken; the run fails.

@@ -1,16 +1,17 @@
-//! Models of the external systems: a partitioned log with a consumer group, and a target that may keep our positions.
+//! The model of a source's system: a partitioned log with a consumer group. What a commit permits is judged here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use connector_runtime::record::{Batch, BatchBuilder, NO_TIME, Position, Record};
-use connector_runtime::sink::{Sink, SinkStream, Written};
-use connector_runtime::source::{ErrorClass, ResumeFrom, Source, SourceEvent, StreamKey, SystemError};
+use connector_crds::OnError;
+use connector_runtime::record::{BatchBuilder, NO_TIME, Position, Record};
+use connector_runtime::source::{ResumeFrom, Source, SourceEvent, StreamKey, SystemError};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 
-use super::random::Random;
+use super::letters::ModelLetters;
+use super::receipts::Receipts;
 use super::trace::Trace;
 
 /// Records of a batch at most.
@@ -22,9 +23,49 @@ const REVOKE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a partition stays with another member of the group.
 const AWAY: Duration = Duration::from_millis(700);
 
-/// A record's payload: its partition and number.
-fn payload(partition: u32, number: u64) -> String {
+/// Payload bytes that are too many for the frames of the simulation.
+const TOO_LARGE: usize = 600;
+
+/// Name of a record: its partition and number. It is the payload too, up to padding.
+pub fn name(partition: u32, number: u64) -> String {
     format!("{partition}/{number}")
+}
+
+/// What Wallaroo never takes of a log.
+#[derive(Clone, Debug, Default)]
+pub struct Oversize {
+    /// Records by partition and number.
+    pub records: BTreeSet<(u32, u64)>,
+    /// What the source is told to do with them.
+    pub on_error: OnError,
+}
+
+impl Oversize {
+    fn stops(&self, partition: u32) -> Option<u64> {
+        let first = self.records.iter().find(|(p, _)| *p == partition).map(|(_, number)| *number);
+        first.filter(|_| self.on_error == OnError::Stop)
+    }
+
+    /// True if a record that Wallaroo takes is in `after..=to`.
+    fn any_fit(&self, partition: u32, after: u64, to: Option<u64>) -> bool {
+        (after + 1..=to.unwrap_or(0)).any(|number| !self.records.contains(&(partition, number)))
+    }
+
+    /// The last record of a partition that can be committed.
+    fn end(&self, partition: u32, records: u64) -> u64 {
+        self.stops(partition).map_or(records, |number| number - 1)
+    }
+}
+
+/// What decides over commits beside the log itself.
+#[derive(Clone, Debug, Default)]
+pub struct Judges {
+    /// Records that are too large.
+    pub oversize: Oversize,
+    /// Dead letters of the source.
+    pub letters: ModelLetters,
+    /// Plain framings: what the worker's host has, and how long a commit waits after that.
+    pub receipts: Option<(Receipts, Duration)>,
 }
 
 /// A log of partitions that is read through a group. It outlives every process.
@@ -38,7 +79,8 @@ struct Log {
     span: Duration,
     partitions: BTreeMap<u32, Partition>,
     trace: Trace,
-    /// Wallaroo was stopped gracefully at some time: it may answer with less than it acknowledged.
+    judges: Judges,
+    /// Wallaroo was stopped gracefully at some time, or its protocol has no answers: it may know nothing of what was committed.
     forgetful_wallaroo: bool,
 }
 
@@ -48,6 +90,29 @@ impl Log {
         let elapsed = turmoil::sim_elapsed().unwrap_or_default().as_millis() as u64;
         let span = (self.span.as_millis() as u64).max(1);
         (self.records * elapsed.min(span)) / span
+    }
+}
+
+impl Log {
+    /// Whether the records `from..=to` of a partition may be forgotten.
+    fn judge(&mut self, partition: u32, from: u64, to: u64) {
+        for number in from..=to {
+            let name = name(partition, number);
+            let wrong = if self.judges.oversize.records.contains(&(partition, number)) {
+                match self.judges.oversize.on_error {
+                    OnError::Drop => None,
+                    OnError::DeadLetter => {
+                        (!self.judges.letters.has(&name)).then_some("is in no dead letter")
+                    }
+                    OnError::Stop => Some("holds its stream"),
+                }
+            } else {
+                self.judges.receipts.as_ref().and_then(|(receipts, delay)| receipts.misses(&name, *delay))
+            };
+            if let Some(wrong) = wrong {
+                self.trace.broken(format!("record {name} was committed and {wrong}"));
+            }
+        }
     }
 }
 
@@ -61,9 +126,10 @@ struct Partition {
 
 impl ModelLog {
     /// `partitions` partitions that get `records` records each within `span`.
-    pub fn new(partitions: u32, records: u64, span: Duration, trace: Trace) -> ModelLog {
+    pub fn new(partitions: u32, records: u64, span: Duration, judges: Judges, trace: Trace) -> ModelLog {
         let partitions = (0..partitions).map(|p| (p, Partition::default())).collect();
-        let log = Log { records, span, partitions, trace, forgetful_wallaroo: false };
+        let forgetful_wallaroo = judges.receipts.is_some();
+        let log = Log { records, span, partitions, trace, judges, forgetful_wallaroo };
         ModelLog(Arc::new(Mutex::new(log)), Arc::new(Notify::new()))
     }
 
@@ -71,11 +137,26 @@ impl ModelLog {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every payload there is.
-    pub fn all(&self) -> BTreeSet<String> {
+    /// Names of all records that Wallaroo can be handed.
+    pub fn deliverable(&self) -> BTreeSet<String> {
         let log = self.log();
-        let numbers = 1..=log.records;
-        log.partitions.keys().flat_map(|p| numbers.clone().map(|n| payload(*p, n))).collect()
+        let oversize = &log.judges.oversize;
+        let mut all = BTreeSet::new();
+        for partition in log.partitions.keys() {
+            let numbers = 1..=oversize.end(*partition, log.records);
+            let fit = numbers.filter(|number| !oversize.records.contains(&(*partition, *number)));
+            all.extend(fit.map(|number| name(*partition, number)));
+        }
+        all
+    }
+
+    /// True when everything that can be committed is.
+    pub fn is_done(&self) -> bool {
+        let log = self.log();
+        let done = |(number, partition): (&u32, &Partition)| {
+            partition.committed.unwrap_or(0) >= log.judges.oversize.end(*number, log.records)
+        };
+        log.partitions.iter().all(done)
     }
 
     /// The group takes a partition back from its member.
@@ -163,7 +244,10 @@ impl ModelSource {
             self.turn = self.turn.wrapping_add(1);
             let end = (next + BATCH).min(available + 1);
             for number in next..end {
-                let payload = payload(held.partition, number);
+                let mut payload = name(held.partition, number);
+                if log.judges.oversize.records.contains(&(held.partition, number)) {
+                    payload.extend(std::iter::repeat_n('x', TOO_LARGE));
+                }
                 let record =
                     Record { position: number, time: NO_TIME, key: b"", payload: payload.as_bytes() };
                 self.builder.push(record);
@@ -191,6 +275,7 @@ impl Source for ModelSource {
         let mut log = self.log.log();
         let Some(held) = self.held.get_mut(&stream) else { return Ok(()) };
         let forgetful = log.forgetful_wallaroo;
+        let oversize = log.judges.oversize.clone();
         let Some(partition) = log.partitions.get_mut(&held.partition) else { return Ok(()) };
         let committed = partition.committed;
         let start = match from {
@@ -198,10 +283,10 @@ impl Source for ModelSource {
             ResumeFrom::Committed => committed.unwrap_or(0),
         };
         let broken = match from {
-            // A commit permits the system to forget: continuing before it would lose records.
-            ResumeFrom::After(position)
-                if committed.is_some_and(|committed| position < committed) && !forgetful =>
-            {
+            // A commit permits the system to forget: continuing before it would lose records. That holds for a cluster that forgot
+            // everything too: it says nothing, and never a number below what was acknowledged.
+            // What was passed over by policy is behind no position of Wallaroo's.
+            ResumeFrom::After(position) if oversize.any_fit(held.partition, position, committed) => {
                 Some(format!(
                     "partition {} committed up to {committed:?}, Wallaroo has {position}",
                     held.partition
@@ -214,6 +299,9 @@ impl Source for ModelSource {
             ResumeFrom::After(_) | ResumeFrom::Committed => None,
         };
         held.next = Some(start + 1);
+        if from == ResumeFrom::Committed && committed.is_some() {
+            log.trace.named("nothing known of what was committed");
+        }
         log.trace
             .note(&format!("source: partition {} resumes {from:?} committed {committed:?}", held.partition));
         if let Some(broken) = broken {
@@ -236,6 +324,8 @@ impl Source for ModelSource {
                 log.trace
                     .broken(format!("partition {number}: commit went back from {before:?} to {position}"));
             }
+            let from = before.unwrap_or(0) + 1;
+            log.judge(number, from, *position);
             if *position > read {
                 log.trace
                     .broken(format!("partition {number}: commit {position} of what was never read ({read})"));
@@ -268,152 +358,6 @@ impl Source for ModelSource {
     }
 
     async fn close(&mut self, _deadline: Instant) -> Result<(), SystemError> {
-        Ok(())
-    }
-
-    async fn check(&mut self) -> Result<(), SystemError> {
-        Ok(())
-    }
-}
-
-/// A target of records. It outlives every process.
-#[derive(Clone, Debug)]
-pub struct ModelTarget(Arc<Mutex<Target>>);
-
-#[derive(Debug)]
-struct Target {
-    /// It stores our position with the data.
-    keeps_positions: bool,
-    durable: Stored,
-    current: Stored,
-    connection_lost: bool,
-    random: Random,
-    trace: Trace,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Stored {
-    records: BTreeMap<String, u64>,
-    positions: BTreeMap<SinkStream, Position>,
-    written: BTreeMap<SinkStream, Position>,
-}
-
-impl ModelTarget {
-    /// A target that stores our positions with the data, or one that does not.
-    pub fn new(keeps_positions: bool, random: Random, trace: Trace) -> ModelTarget {
-        let (durable, current) = (Stored::default(), Stored::default());
-        ModelTarget(Arc::new(Mutex::new(Target {
-            keeps_positions,
-            durable,
-            current,
-            connection_lost: false,
-            random,
-            trace,
-        })))
-    }
-
-    fn target(&self) -> MutexGuard<'_, Target> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How often each record is there, durable or not.
-    pub fn records(&self) -> BTreeMap<String, u64> {
-        self.target().current.records.clone()
-    }
-
-    /// How many different records are there.
-    pub fn distinct(&self) -> usize {
-        self.target().current.records.len()
-    }
-
-    /// The target crashes: what was not durable is gone, and everything fails until the client connects anew.
-    pub fn crash(&self) {
-        let mut target = self.target();
-        let lost = target.current.written != target.durable.written;
-        target.current = target.durable.clone();
-        target.connection_lost = true;
-        if lost {
-            target.trace.named("target went back");
-        }
-    }
-
-    /// A client, new as after a start of its process.
-    pub fn client(&self) -> ModelSink {
-        ModelSink { target: self.clone() }
-    }
-}
-
-/// A client of a [`ModelTarget`].
-#[derive(Debug)]
-pub struct ModelSink {
-    target: ModelTarget,
-}
-
-fn away() -> SystemError {
-    SystemError::Transient {
-        context: "writing to the model target".into(),
-        class: ErrorClass::Connect,
-        cause: None,
-    }
-}
-
-#[async_trait]
-impl Sink for ModelSink {
-    async fn open(&mut self, stream: &SinkStream) -> Result<Option<Position>, SystemError> {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        let mut target = self.target.target();
-        target.connection_lost = false;
-        let position =
-            target.keeps_positions.then(|| target.current.positions.get(stream).copied()).flatten();
-        target.trace.note(&format!("target: open {}/{} at {position:?}", stream.worker, stream.incarnation));
-        Ok(position)
-    }
-
-    async fn write(&mut self, stream: &SinkStream, batch: &Batch) -> Result<Written, SystemError> {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-        let mut target = self.target.target();
-        if target.connection_lost {
-            return Err(away());
-        }
-        for record in batch.iter() {
-            let payload = String::from_utf8_lossy(record.payload).into_owned();
-            *target.current.records.entry(payload).or_default() += 1;
-        }
-        if let Some(last) = batch.last_position() {
-            if target.keeps_positions {
-                target.current.positions.insert(stream.clone(), last);
-            }
-            target.current.written.insert(stream.clone(), last);
-            target.trace.note(&format!("target: {} up to {last}", stream.worker));
-        }
-        // Some targets sync at once, some later.
-        if target.random.chance(50) {
-            target.durable = target.current.clone();
-        }
-        Ok(Written::default())
-    }
-
-    fn durable(&self) -> Vec<(SinkStream, Position)> {
-        let target = self.target.target();
-        target.durable.written.iter().map(|(stream, position)| (stream.clone(), *position)).collect()
-    }
-
-    async fn flush(&mut self, _deadline: Instant) -> Result<(), SystemError> {
-        let mut target = self.target.target();
-        if target.connection_lost {
-            return Err(away());
-        }
-        target.durable = target.current.clone();
-        Ok(())
-    }
-
-    async fn archive(&mut self, stream: &SinkStream) -> Result<(), SystemError> {
-        let mut target = self.target.target();
-        if target.connection_lost {
-            return Err(away());
-        }
-        target.trace.note(&format!("target: archive {}/{}", stream.worker, stream.incarnation));
-        target.current.positions.remove(stream);
         Ok(())
     }
 
