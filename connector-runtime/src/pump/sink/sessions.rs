@@ -261,6 +261,7 @@ impl<E: Env> Pump<E> {
         else {
             return Ok(Flow::Next);
         };
+        let records = stream.log.state().records - stream.log.state().committed_records;
         if let Err(error) = stream.log.decide(commit) {
             let event = SinkServerEvent::Decide { transaction, commit };
             return Ok(Flow::Blocked(event, no_space(error)?));
@@ -271,7 +272,7 @@ impl<E: Env> Pump<E> {
             Counters::add(&counters.transactions_committed, 1);
         } else if pending.vote {
             Counters::add(&counters.transactions_aborted, 1);
-            info!(?transaction, "Rolled back.");
+            info!(?transaction, records, "Rolled back.");
         }
         Ok(Flow::Next)
     }
