@@ -68,10 +68,10 @@ fn arguments() -> anyhow::Result<Arguments> {
         match name.as_str() {
             "--source" => found.source = value()?,
             "--protocol" => {
-                found.protocol = Some(serde_json::from_value(value()?.into()).context("--protocol")?)
+                found.protocol = Some(serde_json::from_value(value()?.into()).context("--protocol")?);
             }
             "--release" => {
-                found.release = Some(serde_json::from_value(value()?.into()).context("--release")?)
+                found.release = Some(serde_json::from_value(value()?.into()).context("--release")?);
             }
 
             "--records" => found.records = value()?.parse().context("--records")?,

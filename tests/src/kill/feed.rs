@@ -149,7 +149,8 @@ type Write = dyn FnMut(Option<std::ops::RangeInclusive<u64>>) -> anyhow::Result<
 fn paced(write: &mut Write, records: u64, rate: u64, stopped: &AtomicBool) -> anyhow::Result<()> {
     let (begun, mut done) = (Instant::now(), 0);
     while done < records && !stopped.load(Relaxed) {
-        let due = ((begun.elapsed().as_secs_f64() * rate as f64) as u64).min(records);
+        let millis = u64::try_from(begun.elapsed().as_millis())?;
+        let due = (millis.saturating_mul(rate) / 1_000).min(records);
         if due > done {
             write(Some(done + 1..=due))?;
             done = due;

@@ -173,7 +173,10 @@ fn redis(server: &str, key: &str, (records, size): (u64, usize), address: &str) 
             for number in first..=last {
                 let record = redis_record(number, size);
                 let (field, value) = record.split_once(':').unwrap_or_default();
-                out.push_str(&format!("${}\r\n{field}\r\n${}\r\n{value}\r\n", field.len(), value.len()));
+                for part in [field, value] {
+                    let length = part.len().to_string();
+                    out.extend(["$", &length, "\r\n", part, "\r\n"]);
+                }
             }
             ((last + 1 - first) as usize, out.into_bytes())
         })

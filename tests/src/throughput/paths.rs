@@ -336,15 +336,15 @@ impl Bench {
             }
             Kind::KafkaConnector(credits) => {
                 let source = self.kafka_source(size)?;
-                self.into_endpoint(source, records, credits, Duration::ZERO)
+                self.source_to_endpoint(source, records, credits, Duration::ZERO)
             }
             Kind::FileConnector(credits) => {
                 let source = self.file_source(size)?;
-                self.into_endpoint(source, records, credits, Duration::ZERO)
+                self.source_to_endpoint(source, records, credits, Duration::ZERO)
             }
             Kind::FileSession(credits, delay) => {
                 let source = self.file_source(size)?;
-                self.into_endpoint(source, records, credits, delay)
+                self.source_to_endpoint(source, records, credits, delay)
             }
             Kind::UdpFramed => {
                 let reader = Reader::start()?;
@@ -395,7 +395,7 @@ impl Bench {
         }
     }
 
-    fn into_endpoint(
+    fn source_to_endpoint(
         &mut self,
         source: SourceSpec,
         records: u64,
