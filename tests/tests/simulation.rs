@@ -4,6 +4,8 @@
 //! event has to happen often; `SIM_FIRST=N` starts at another.
 //! `SIM_LOG=FILTER` with `SIM_SEED` prints the logs of the code under test too, e.g. `SIM_LOG=debug,turmoil=trace`.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::time::Instant;
