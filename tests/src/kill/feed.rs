@@ -72,9 +72,10 @@ impl Feeding {
                 };
                 let source = SourceSpec::Kafka(KafkaSource {
                     bootstrap_servers: vec![brokers.clone()],
+                    // A killed member of another run would hold its partitions for 45 s.
+                    group: Some(topic.clone()),
                     topics: vec![topic],
                     topic_pattern: None,
-                    group: None,
                     start_position: StartPosition::default(),
                     tls: None,
                     sasl: None,
@@ -113,6 +114,14 @@ impl Feeding {
             }
         }
         Ok(feeding)
+    }
+
+    /// The consumer group, for Kafka.
+    pub fn group(&self) -> Option<&str> {
+        match &self.source {
+            SourceSpec::Kafka(spec) => spec.group.as_deref(),
+            SourceSpec::File(_) | SourceSpec::Generator(_) | SourceSpec::Udp(_) => None,
+        }
     }
 
     /// True once everything is written, and for a source that makes its records itself.

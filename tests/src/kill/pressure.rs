@@ -26,9 +26,6 @@ pub const FLAT: u64 = 5 * 1024 * 1024;
 /// Longest wait for everything afterwards.
 const PATIENCE: Duration = Duration::from_mins(10);
 
-/// Name of the source's group: namespace and name of the connector.
-const GROUP: &str = "tests.source";
-
 /// How the endpoint stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stall {
@@ -95,6 +92,7 @@ pub fn run(plan: Plan, stall: Stall, time: Duration) -> anyhow::Result<Report> {
     let Feed::Kafka { brokers } = plan.feed.clone() else { anyhow::bail!("this needs Kafka") };
     let records = plan.records;
     let mut chain = Chain::start(plan)?;
+    let name = chain.feeding.group().context("no consumer group")?.to_owned();
     wait_for("the first record in the file", PATIENCE, || Ok(chain.written() > 0))?;
     match stall {
         Stall::NotReading => chain.endpoint.post("/stall")?,
@@ -104,7 +102,7 @@ pub fn run(plan: Plan, stall: Stall, time: Duration) -> anyhow::Result<Report> {
     ensure!(before < records, "everything was written before the stall: more records, please");
     let (mut rss, mut group) = (Vec::new(), Vec::new());
     let look = |group: &mut Vec<_>| -> anyhow::Result<()> {
-        let seen = kafka_topic::members(&brokers, GROUP)?;
+        let seen = kafka_topic::members(&brokers, &name)?;
         if !group.contains(&seen) {
             group.push(seen);
         }
