@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use anyhow::Context;
 use connector_crds::ConnectorIdentity;
 use connector_crds::systems::kafka::{StartAt, StartPosition};
 use connector_native::kafka::topic_ids;
@@ -145,14 +146,27 @@ fn leaders(
     Ok(leaders)
 }
 
+/// Where a partition begins or ends. Not by `fetch_watermarks`, which asks for both at once: when the first half is refused
+/// and the second half is answered it may say that the partition begins at its end, and a stream from the earliest record would
+/// start there.
+fn edge(consumer: &BaseConsumer<Callbacks>, partition: &Partition, edge: Offset) -> anyhow::Result<Position> {
+    let found = consumer.offsets_for_times(list(std::slice::from_ref(partition), edge)?, TIMEOUT)?;
+    let elements = found.elements();
+    let element = elements.first().context("the broker's answer is empty")?;
+    element.error()?;
+    position(element.offset()).context("the broker gave no offset")
+}
+
 fn look(
     consumer: &BaseConsumer<Callbacks>,
     partition: &Partition,
     to: Target,
     start: &StartPosition,
 ) -> anyhow::Result<(Range, Option<Start>)> {
-    let (first, next) = consumer.fetch_watermarks(&partition.topic, partition.number, TIMEOUT)?;
-    let range = Range { first: Position::try_from(first)?, next: Position::try_from(next)? };
+    let range = Range {
+        first: edge(consumer, partition, Offset::Beginning)?,
+        next: edge(consumer, partition, Offset::End)?,
+    };
     let start = match to {
         Target::At(_) => None,
         Target::Start => Some(match start.at {
