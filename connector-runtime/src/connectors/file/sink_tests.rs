@@ -1,8 +1,6 @@
 //! Tests of the file sink: a crash at every step, trouble on the way, and what a reader finds.
 
 use std::fs::OpenOptions;
-use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -261,52 +259,4 @@ async fn a_damaged_journal_is_refused_and_nothing_is_touched() {
     assert!(matches!(error, SystemError::Permanent { reason: "JournalCorrupt", .. }), "{error:?}");
     assert_eq!(fs::read(directory.path().join("out/f")).unwrap(), before);
     assert_eq!(fs::read(&journal).unwrap(), damaged);
-}
-
-/// Set in the process that runs under a file size limit.
-const LIMITED: &str = "FILE_SINK_TEST_DIRECTORY";
-
-/// The kernel refuses to let a file grow beyond the limit in the middle of a write, as it does on a full disk. Only a
-/// process of its own can have the limit, so this test starts itself again under one.
-#[test]
-fn an_append_that_fails_half_way_leaves_whole_records_and_the_batch_can_be_given_again() {
-    if let Some(directory) = std::env::var_os(LIMITED) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        return runtime.block_on(fill(Path::new(&directory)));
-    }
-    let directory = tempfile::tempdir().unwrap();
-    let name = "connectors::file::sink::tests::an_append_that_fails_half_way_leaves_whole_records_and_the_batch_can_be_given_again";
-    // Its output goes through pipes, which have no size limit: a file, as under a redirected test run, has.
-    let output = Command::new("sh")
-        .args(["-c", r#"trap "" XFSZ; ulimit -f 16; exec "$0" --exact "$1""#])
-        .arg(std::env::current_exe().unwrap())
-        .arg(name)
-        .env(LIMITED, directory.path())
-        .output()
-        .unwrap();
-    assert!(output.status.success() && output.status.signal().is_none(), "{output:?}");
-    // Every accepted record is whole, and the one after the failure is the last.
-    let lines = lines(directory.path());
-    assert!(lines.len() > 5);
-    let (last, full) = lines.split_last().unwrap();
-    assert_eq!(last, "small");
-    assert!(full.iter().all(|line| line.len() == 1_000));
-}
-
-/// Writes until the limit, then a batch that still fits.
-async fn fill(directory: &Path) {
-    let mut sink = sink(directory, FileFormat::Lines);
-    let mut position = 0;
-    let error = loop {
-        position += 1;
-        match sink.write(&stream("a"), &batch([(position, vec![b'x'; 1_000])])).await {
-            Ok(_) => assert!(position < 1_000, "there is no limit"),
-            Err(error) => break error,
-        }
-    };
-    assert!(matches!(error, SystemError::Transient { .. }), "{error:?}");
-    assert!(error.to_string().starts_with("writing to file"), "{error}");
-    sink.write(&stream("a"), &batch([(position, b"small".to_vec())])).await.unwrap();
-    sink.flush(deadline()).await.unwrap();
-    assert_eq!(sink.durable(), [(stream("a"), position)]);
 }
