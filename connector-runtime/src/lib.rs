@@ -15,6 +15,7 @@ pub mod board;
 pub mod connectors;
 #[cfg(test)]
 pub(crate) mod fake_disk;
+pub mod position_log;
 pub mod pump;
 pub mod record;
 pub mod secret;
