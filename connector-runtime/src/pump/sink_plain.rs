@@ -184,7 +184,11 @@ impl<E: Env> Pump<E> {
 
     fn wake_at(&self, now: Instant) -> Instant {
         let mut wake = now + TICK;
-        for at in [self.outlet.waits_until(), self.deadline, self.flush_at()].into_iter().flatten() {
+        // What was due and not begun waits for something else to happen: while paused nothing is written or flushed.
+        let due = [self.outlet.waits_until(), self.flush_at()]
+            .into_iter()
+            .filter(|at| at.is_some_and(|at| at > now));
+        for at in due.chain([self.deadline]).flatten() {
             wake = wake.min(at);
         }
         for (_, link) in self.links.iter() {

@@ -188,12 +188,15 @@ impl<E: Env> Pump<E> {
 
     /// When the next turn is due at the latest.
     fn wake_at(&self) -> Instant {
-        let mut wake = Instant::now() + TICK;
+        let now = Instant::now();
+        let mut wake = now + TICK;
         let drained = self.draining.map(|draining| draining.deadline);
-        let decided =
-            self.draining.map(|draining| draining.decisions_until).filter(|at| *at > Instant::now());
-        let waits = [self.space_retry, self.outlet.waits_until(), self.flush_at(), drained, decided];
-        for at in waits.into_iter().flatten() {
+        let decided = self.draining.map(|draining| draining.decisions_until);
+        // What was due and not begun waits for something else to happen: while paused nothing is written or flushed.
+        let due = [self.space_retry, self.outlet.waits_until(), self.flush_at(), decided]
+            .into_iter()
+            .filter(|at| at.is_some_and(|at| at > now));
+        for at in due.chain([drained]).flatten() {
             wake = wake.min(at);
         }
         for (_, link) in self.links.iter() {
