@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, Bytes, BytesMut};
 
 /// Room that a session offers for one read. A frame longer than this grows the buffer as its bytes arrive, never in
 /// advance, so a length field alone costs nothing.
@@ -33,6 +33,11 @@ impl Input {
 
     pub(crate) fn take(&mut self, length: usize) -> Bytes {
         self.0.split_to(length).freeze()
+    }
+
+    /// Forgets the first bytes.
+    pub(crate) fn skip(&mut self, length: usize) {
+        self.0.advance(length);
     }
 
     /// Puts bytes before what is there.

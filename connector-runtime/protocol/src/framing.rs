@@ -4,7 +4,7 @@ mod decode;
 
 use bytes::{BufMut, BytesMut};
 
-pub use self::decode::{Decoded, Decoder, FramingError};
+pub use self::decode::{Decoded, Decoder, FramingError, Read};
 
 /// Width of a length prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

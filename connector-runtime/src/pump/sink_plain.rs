@@ -16,7 +16,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 use tracing::{debug, info, warn};
 use wallaroo_protocol::framing::FramingError;
 
-use self::split::{Splitter, Step};
+use self::split::{Piece, Splitter};
 use super::Shutdown;
 use super::sink::link::{Happened, Link, LinkId, Links, Talk};
 use super::sink::outlet::{Job, Outlet};
@@ -250,27 +250,18 @@ impl<E: Env> Pump<E> {
         let (Some(link), Some(lane)) = (self.links.get_mut(id), self.lanes.get_mut(&id)) else { return };
         link.talk.last_byte = Instant::now();
         let (mut records, mut bytes, mut long) = (0, 0, 0);
-        let failed = loop {
-            match link.talk.splitter.next() {
-                Ok(Step::Record(record, taken)) => {
-                    lane.position += taken;
-                    records += 1;
-                    bytes += (record.payload.len() + record.key.len()) as u64;
-                    lane.push(Record {
-                        position: lane.position,
-                        time: record.time,
-                        key: &record.key,
-                        payload: &record.payload,
-                    });
-                }
-                Ok(Step::TooLong(taken)) => {
-                    lane.position += taken;
-                    long += 1;
-                }
-                Ok(Step::Incomplete) => break None,
-                Err(error) => break Some(error),
+        let split = link.talk.splitter.split(|piece| match piece {
+            Piece::Record { time, key, payload, taken } => {
+                lane.position += taken;
+                records += 1;
+                bytes += (payload.len() + key.len()) as u64;
+                lane.push(Record { position: lane.position, time, key, payload });
             }
-        };
+            Piece::TooLong { taken } => {
+                lane.position += taken;
+                long += 1;
+            }
+        });
         let counters = self.board.counters();
         Counters::add(&counters.records_in, records + long);
         Counters::add(&counters.bytes_in, bytes);
@@ -281,7 +272,7 @@ impl<E: Env> Pump<E> {
         if records > 0 {
             self.board.moved_at(self.env.unix_millis());
         }
-        if let Some(error) = failed {
+        if let Err(error) = split {
             self.malformed(id, &error);
             if let Some(link) = self.links.get_mut(id) {
                 link.close(Instant::now());

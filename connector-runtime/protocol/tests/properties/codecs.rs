@@ -244,8 +244,11 @@ proptest! {
         let plain = records.iter().map(|(time, payload)| PlainRecord { time: *time, payload });
         prop_assert_eq!(framing.encode(plain, 1_000, &mut wire), Ok(records.len()));
         let mut decoder = Decoder::new(framing, 1_000);
-        let mut read = Vec::new();
+        let mut borrowing = decoder.clone();
+        let (mut read, mut borrowed) = (Vec::new(), Vec::new());
         for piece in pieces(&wire, &cuts) {
+            borrowing.input().extend_from_slice(piece);
+            borrowing.read_all(|record| borrowed.push((record.time, record.payload.to_vec()))).unwrap();
             decoder.input().extend_from_slice(piece);
             while let Some(record) = decoder.next_record().unwrap() {
                 let time = if framing == Framing::Stream06 { record.time } else { 0 };
@@ -253,6 +256,8 @@ proptest! {
             }
         }
         prop_assert_eq!(decoder.finish(), Ok(()));
+        prop_assert_eq!(borrowing.finish(), Ok(()));
+        prop_assert_eq!(&borrowed, &read);
         let sent: Vec<_> = records
             .into_iter()
             .map(|(time, payload)| (if framing == Framing::Stream06 { time } else { 0 }, payload))
@@ -297,6 +302,7 @@ proptest! {
         let config = SinkClientConfig::new(cookie(), "app", "w");
         let mut worker = SinkClient::new(SinkClientConfig { max_frame: SOURCE_FRAME_LIMIT, ..config }, NOW).unwrap();
         let mut plain = Decoder::new(Framing::HeadCompat, 1_000);
+        let mut borrowing = plain.clone();
         if valid_first {
             support::open_stream(&mut server, StreamId(0), None);
             client.input().extend_from_slice(&encoded(&Message::Ok { credits: 10 }));
@@ -314,7 +320,22 @@ proptest! {
             worker.input().extend_from_slice(piece);
             let _ = worker.handle_input(NOW);
             plain.input().extend_from_slice(piece);
-            while let Ok(Some(_)) = plain.next_record() {}
+            borrowing.input().extend_from_slice(piece);
+            let mut read = Vec::new();
+            let borrowed = borrowing.read_all(|record| read.push((record.time, record.key.to_vec(), record.payload.to_vec())));
+            let mut records = read.into_iter();
+            let ended = loop {
+                match plain.next_record() {
+                    Ok(Some(record)) => {
+                        let record = (record.time, record.key.to_vec(), record.payload.to_vec());
+                        prop_assert_eq!(records.next(), Some(record));
+                    }
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
+            };
+            prop_assert_eq!(records.next(), None);
+            prop_assert_eq!(borrowed, ended);
             for held in [server.buffered(), client.buffered(), worker.buffered()] {
                 prop_assert!(held < limit);
             }

@@ -1,8 +1,10 @@
 //! Splits a plain connection's bytes into records.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf as _, BytesMut};
 use connector_crds::{ByteOrder, HeaderWidth, Protocol, SinkFraming};
-use wallaroo_protocol::framing::{Decoded, Decoder, Endian, Framing, FramingError, Width};
+use wallaroo_protocol::framing::{Decoder, Endian, Framing, FramingError, Read, Width};
+
+use crate::record::NO_TIME;
 
 /// Longest record, in bytes: what a worker sends has no limit of its own.
 const MAX_RECORD_BYTES: usize = 16 * 1024 * 1024;
@@ -10,15 +12,13 @@ const MAX_RECORD_BYTES: usize = 16 * 1024 * 1024;
 /// Room for one read.
 const READ_CHUNK: usize = 64 * 1024;
 
-/// One step of splitting.
+/// A piece of a connection.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum Piece<'a> {
     /// A record, and the bytes that it took of the connection.
-    Record(Decoded, u64),
+    Record { time: i64, key: &'a [u8], payload: &'a [u8], taken: u64 },
     /// A line that is too long was passed over.
-    TooLong(u64),
-    /// More bytes are needed.
-    Incomplete,
+    TooLong { taken: u64 },
 }
 
 /// The splitter of one connection.
@@ -59,17 +59,16 @@ impl Splitter {
         }
     }
 
-    /// The next record. After an error the connection is useless.
-    pub(super) fn next(&mut self) -> Result<Step, FramingError> {
+    /// Hands over everything that is complete. After an error the connection is useless.
+    pub(super) fn split(&mut self, mut each: impl FnMut(Piece<'_>)) -> Result<(), FramingError> {
         match self {
-            Splitter::Frames(decoder) => {
-                let before = decoder.buffered();
-                Ok(match decoder.next_record()? {
-                    Some(record) => Step::Record(record, (before - decoder.buffered()) as u64),
-                    None => Step::Incomplete,
-                })
+            Splitter::Frames(decoder) => decoder.read_all(|Read { time, key, payload, frame }| {
+                each(Piece::Record { time, key, payload, taken: frame as u64 });
+            }),
+            Splitter::Lines(lines) => {
+                lines.split(each);
+                Ok(())
             }
-            Splitter::Lines(lines) => Ok(lines.next()),
         }
     }
 
@@ -112,25 +111,27 @@ impl Lines {
         self.input.len() + self.skipped as usize
     }
 
-    fn next(&mut self) -> Step {
-        let Some(found) = memchr::memchr(b'\n', &self.input[self.scanned..]) else {
-            self.scanned = self.input.len();
-            if self.scanned > self.limit || self.skipped > 0 {
-                self.skipped += self.input.len() as u64;
-                self.input.clear();
-                self.scanned = 0;
-            }
-            return Step::Incomplete;
-        };
-        let length = self.scanned + found;
-        let mut line = self.input.split_to(length + 1);
-        self.scanned = 0;
-        let taken = std::mem::take(&mut self.skipped) + length as u64 + 1;
-        if taken - 1 > self.limit as u64 {
-            return Step::TooLong(taken);
+    fn split(&mut self, mut each: impl FnMut(Piece<'_>)) {
+        let mut at = 0;
+        while let Some(found) = memchr::memchr(b'\n', &self.input[self.scanned..]) {
+            let line = &self.input[at..self.scanned + found];
+            at = self.scanned + found + 1;
+            self.scanned = at;
+            let skipped = std::mem::take(&mut self.skipped);
+            let length = skipped + line.len() as u64;
+            each(if length > self.limit as u64 {
+                Piece::TooLong { taken: length + 1 }
+            } else {
+                Piece::Record { time: NO_TIME, key: &[], payload: line, taken: length + 1 }
+            });
         }
-        line.truncate(length);
-        Step::Record(Decoded { time: 0, key: Bytes::new(), payload: line.freeze() }, taken)
+        self.input.advance(at);
+        self.scanned = self.input.len();
+        if self.scanned > self.limit || self.skipped > 0 {
+            self.skipped += self.input.len() as u64;
+            self.input.clear();
+            self.scanned = 0;
+        }
     }
 }
 
@@ -145,16 +146,14 @@ mod tests {
         let (mut records, mut taken) = (Vec::new(), 0);
         for piece in pieces {
             splitter.input().put_slice(piece);
-            loop {
-                match splitter.next().unwrap() {
-                    Step::Record(record, bytes) => {
-                        records.push(record.payload.to_vec());
-                        taken += bytes;
-                    }
-                    Step::TooLong(bytes) => taken += bytes,
-                    Step::Incomplete => break,
+            let each = |piece: Piece<'_>| match piece {
+                Piece::Record { payload, taken: bytes, .. } => {
+                    records.push(payload.to_vec());
+                    taken += bytes;
                 }
-            }
+                Piece::TooLong { taken: bytes } => taken += bytes,
+            };
+            splitter.split(each).unwrap();
         }
         splitter.finish().unwrap();
         (records, taken)
@@ -209,22 +208,19 @@ mod tests {
             let (mut records, mut long, mut taken) = (Vec::new(), 0, 0);
             for chunk in b"1234\n12345\n\n123456789\nok\n".chunks(piece) {
                 lines.input().put_slice(chunk);
-                loop {
-                    match lines.next() {
-                        Step::Record(record, bytes) => {
-                            records.push(record.payload);
-                            taken += bytes;
-                        }
-                        Step::TooLong(bytes) => {
-                            long += 1;
-                            taken += bytes;
-                        }
-                        Step::Incomplete => break,
+                lines.split(|piece| match piece {
+                    Piece::Record { payload, taken: bytes, .. } => {
+                        records.push(payload.to_vec());
+                        taken += bytes;
                     }
-                }
+                    Piece::TooLong { taken: bytes } => {
+                        long += 1;
+                        taken += bytes;
+                    }
+                });
                 assert!(lines.input.len() <= 100);
             }
-            assert_eq!(records, ["1234", "", "ok"], "in pieces of {piece}");
+            assert_eq!(records, [&b"1234"[..], b"", b"ok"], "in pieces of {piece}");
             assert_eq!((long, taken), (2, 25));
         }
     }
@@ -233,8 +229,9 @@ mod tests {
     fn an_unfinished_line_is_an_error_at_the_end() {
         let mut splitter = Splitter::new(Protocol::FramedTCP, SinkFraming::Lines {});
         splitter.input().put_slice(b"whole\nhal");
-        assert!(matches!(splitter.next(), Ok(Step::Record(..))));
-        assert_eq!(splitter.next(), Ok(Step::Incomplete));
+        let mut whole = 0;
+        splitter.split(|_| whole += 1).unwrap();
+        assert_eq!(whole, 1);
         assert_eq!(splitter.finish(), Err(FramingError::Truncated { bytes: 3 }));
     }
 }
