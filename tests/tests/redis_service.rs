@@ -87,7 +87,7 @@ fn batch(numbers: Range<u64>) -> Batch {
 /// The error of the first write.
 async fn refused(spec: &RedisSink, world: &World) -> SystemError {
     let mut sink = sink_of(spec, world.context());
-    let error = timeout(PATIENCE, sink.write(&stream(), &batch(0..1))).await.expect("an answer");
+    let error = timeout(PATIENCE, sink.deliver(&stream(), &batch(0..1))).await.expect("an answer");
     assert_eq!(sink.durable(), []);
     error.expect_err("the server refuses")
 }
@@ -170,7 +170,7 @@ async fn a_client_certificate_is_shown_to_the_server() {
     let tls = spec.tls.as_mut().unwrap();
     tls.certificate = Some(world.secret("certificate", &file("SERVICES_CLIENT_CERTIFICATE")));
     tls.key = Some(world.secret("key", &file("SERVICES_CLIENT_KEY")));
-    sink_of(&spec, world.context()).write(&stream(), &batch(0..1)).await.unwrap();
+    sink_of(&spec, world.context()).deliver(&stream(), &batch(0..1)).await.unwrap();
     assert_eq!(hash(&spec).await.len(), 1);
     // The server would take none at all; that it refuses this one shows that it got it.
     world.secret("certificate", &file("SERVICES_OTHER_CLIENT_CERTIFICATE"));
@@ -190,7 +190,7 @@ async fn a_key_of_another_type_is_permanent_and_named_until_it_is_deleted() {
     assert!(matches!(error, SystemError::Permanent { reason: "WrongType", .. }), "{error:?}");
     assert!(error.to_string().contains(key), "{error}");
     command(&format!("DEL {key}")).await;
-    sink_of(&spec, world.context()).write(&stream(), &batch(0..1)).await.unwrap();
+    sink_of(&spec, world.context()).deliver(&stream(), &batch(0..1)).await.unwrap();
     assert_eq!(hash(&spec).await.len(), 1);
 }
 
@@ -201,11 +201,11 @@ async fn a_full_server_is_throttling_and_takes_the_batch_when_it_has_room() {
     let spec = over_tls(&world);
     let mut sink = sink_of(&spec, world.context());
     command("CONFIG SET maxmemory 1").await;
-    let error = sink.write(&stream(), &batch(0..10)).await;
+    let error = sink.deliver(&stream(), &batch(0..10)).await;
     command("CONFIG SET maxmemory 0").await;
     let error = error.expect_err("no room");
     assert!(matches!(error, SystemError::Transient { class: ErrorClass::Throttled, .. }), "{error:?}");
-    sink.write(&stream(), &batch(0..10)).await.unwrap();
+    sink.deliver(&stream(), &batch(0..10)).await.unwrap();
     assert_eq!(hash(&spec).await.len(), 10);
 }
 
@@ -215,13 +215,13 @@ async fn each_batch_renews_the_expiry_and_the_hash_is_gone_after_it() {
     let world = World::new();
     let mut spec = over_tls(&world);
     let key = spec.hash.key.clone();
-    sink_of(&spec, world.context()).write(&stream(), &batch(0..1_000)).await.unwrap();
+    sink_of(&spec, world.context()).deliver(&stream(), &batch(0..1_000)).await.unwrap();
     let mut connection = connection(0).await;
     let left: i64 = connection.ttl(&key).await.unwrap();
     assert!((500..=600).contains(&left), "{left} s");
     let () = connection.persist(&key).await.unwrap();
     spec.hash.ttl_seconds = Some(1);
-    sink_of(&spec, world.context()).write(&stream(), &batch(1_000..1_001)).await.unwrap();
+    sink_of(&spec, world.context()).deliver(&stream(), &batch(1_000..1_001)).await.unwrap();
     let deadline = Instant::now() + PATIENCE;
     while connection.exists(&key).await.unwrap() {
         assert!(Instant::now() < deadline, "the hash does not expire");
@@ -254,7 +254,7 @@ async fn a_password_is_rotated_by_a_change_of_the_mounted_file_alone() {
         RedisSink { address: environment("REDIS_ADDRESS"), tls: None, auth: Some(auth), ..over_tls(&world) };
     tokio::spawn(watch_files(secrets.clone(), changes));
     let mut sink = sink_of(&spec, Context { secrets: secrets.clone(), ..world.context() });
-    sink.write(&stream(), &batch(0..1)).await.unwrap();
+    sink.deliver(&stream(), &batch(0..1)).await.unwrap();
     let before = connections_of("rotating").await;
     assert_eq!(before.len(), 1);
 
@@ -265,12 +265,12 @@ async fn a_password_is_rotated_by_a_change_of_the_mounted_file_alone() {
     let mut next = 1;
     while connections_of("rotating").await.iter().all(|connection| before.contains(connection)) {
         assert!(Instant::now() < deadline, "the changed file is not used");
-        sink.write(&stream(), &batch(next..next + 1)).await.unwrap();
+        sink.deliver(&stream(), &batch(next..next + 1)).await.unwrap();
         next += 1;
         sleep(PAUSE).await;
     }
     command("ACL SETUSER rotating <first").await;
-    sink.write(&stream(), &batch(next..next + 1)).await.unwrap();
+    sink.deliver(&stream(), &batch(next..next + 1)).await.unwrap();
 
     // Without: the server changes first and hangs up. The same batch passes when the file has followed.
     command("ACL SETUSER rotating resetpass >third").await;
@@ -278,14 +278,14 @@ async fn a_password_is_rotated_by_a_change_of_the_mounted_file_alone() {
     let deadline = Instant::now() + PATIENCE;
     let waiting = batch(next + 1..next + 2);
     loop {
-        match sink.write(&stream(), &waiting).await {
+        match sink.deliver(&stream(), &waiting).await {
             Err(SystemError::Transient { class: ErrorClass::Auth, .. }) => break,
             Err(SystemError::Transient { class: ErrorClass::Connect, .. }) if Instant::now() < deadline => {}
             other => panic!("{other:?}"),
         }
     }
     mount("third\n");
-    while let Err(error) = sink.write(&stream(), &waiting).await {
+    while let Err(error) = sink.deliver(&stream(), &waiting).await {
         assert!(Instant::now() < deadline, "{error}");
         sleep(PAUSE).await;
     }
@@ -315,9 +315,9 @@ async fn nothing_is_missing_when_the_server_is_killed_in_the_midst_of_twenty_tho
                 control("redis", &["up"]);
             }));
         }
-        match sink.write(&stream(), &batch(next..next + BATCH)).await {
+        match sink.deliver(&stream(), &batch(next..next + BATCH)).await {
             Ok(written) => {
-                assert_eq!(written.rejected, []);
+                assert_eq!(written, []);
                 next += BATCH;
                 assert_eq!(sink.durable(), [(stream(), next)]);
             }
@@ -346,12 +346,12 @@ async fn a_server_that_hangs_is_a_timeout_and_takes_the_batch_when_it_goes_on() 
     let world = World::new();
     let spec = over_tls(&world);
     let (mut writing, mut checked) = (sink_of(&spec, world.context()), sink_of(&spec, world.context()));
-    writing.write(&stream(), &batch(0..1)).await.unwrap();
+    writing.deliver(&stream(), &batch(0..1)).await.unwrap();
     control("redis", &["pause"]);
     let (stream, batch) = (stream(), batch(1..2));
     let begin = Instant::now();
     let (written, asked) =
-        tokio::join!(writing.write(&stream, &batch), async { (checked.check().await, begin.elapsed()) });
+        tokio::join!(writing.deliver(&stream, &batch), async { (checked.check().await, begin.elapsed()) });
     // The sink waits 10 s for an answer to a batch, and 5 s for a check, which dials here.
     for (result, took, limit) in [(written.map(drop), begin.elapsed(), 10), (asked.0, asked.1, 5)] {
         let error = result.expect_err("the server hangs");
@@ -360,6 +360,6 @@ async fn a_server_that_hangs_is_a_timeout_and_takes_the_batch_when_it_goes_on() 
     }
     assert_eq!(writing.durable(), [(stream.clone(), 1)]);
     control("redis", &["resume"]);
-    writing.write(&stream, &batch).await.unwrap();
+    writing.deliver(&stream, &batch).await.unwrap();
     assert_eq!(hash(&spec).await.len(), 2);
 }

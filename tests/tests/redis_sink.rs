@@ -42,9 +42,9 @@ fn value(server: &FakeRedis, field: &str) -> String {
 async fn the_last_value_of_a_field_wins_within_and_across_batches() {
     let (server, world) = (FakeRedis::start().await, World::new());
     let mut sink = sink(&spec(&server), &world);
-    sink.write(&stream(), &batch(["a:1", "b:1", "a:2"])).await.unwrap();
+    sink.deliver(&stream(), &batch(["a:1", "b:1", "a:2"])).await.unwrap();
     assert_eq!((value(&server, "a"), value(&server, "b")), ("2".into(), "1".into()));
-    sink.write(&stream(), &batch(["a:3:4"])).await.unwrap();
+    sink.deliver(&stream(), &batch(["a:3:4"])).await.unwrap();
     assert_eq!(value(&server, "a"), "3:4");
 }
 
@@ -56,7 +56,7 @@ async fn a_large_batch_is_few_commands_on_one_connection_and_renews_the_expiry_o
     let mut sink = sink(&spec, &world);
     let payloads: Vec<String> = (0..10_000).map(|n| format!("field{n}:{n}")).collect();
     for _ in 0..3 {
-        sink.write(&stream(), &batch(payloads.iter().map(String::as_str))).await.unwrap();
+        sink.deliver(&stream(), &batch(payloads.iter().map(String::as_str))).await.unwrap();
     }
     let state = server.state();
     assert_eq!(state.hashes[&(0, b"h".to_vec())].len(), 10_000);
@@ -72,8 +72,8 @@ async fn a_batch_of_rejected_records_alone_sends_nothing_and_is_passed() {
     let mut spec = spec(&server);
     spec.hash.ttl_seconds = Some(77);
     let mut sink = sink(&spec, &world);
-    let written = sink.write(&stream(), &batch(["no", "none"])).await.unwrap();
-    assert_eq!(written.rejected.len(), 2);
+    let written = sink.deliver(&stream(), &batch(["no", "none"])).await.unwrap();
+    assert_eq!(written.len(), 2);
     assert_eq!(sink.durable(), [(stream(), 2)]);
     assert!(!server.state().commands.contains_key("HSET"));
 }
@@ -92,7 +92,7 @@ async fn the_servers_word_decides_what_an_error_is() {
         ("ERR unknown", ErrorClass::Rejected),
     ] {
         server.state().refusals.push_back(answer.into());
-        let error = sink.write(&stream(), &batch(["a:1"])).await.unwrap_err();
+        let error = sink.deliver(&stream(), &batch(["a:1"])).await.unwrap_err();
         let text = error.to_string();
         assert!(
             matches!(error, SystemError::Transient { class: c, .. } if c == class),
@@ -106,13 +106,13 @@ async fn the_servers_word_decides_what_an_error_is() {
         ("MOVED 3999 127.0.0.1:6381", "RedisCluster"),
     ] {
         server.state().refusals.push_back(answer.into());
-        let error = sink.write(&stream(), &batch(["a:1"])).await.unwrap_err();
+        let error = sink.deliver(&stream(), &batch(["a:1"])).await.unwrap_err();
         assert!(
             matches!(error, SystemError::Permanent { reason, .. } if reason == expected),
             "{answer}: {error:?}"
         );
     }
-    sink.write(&stream(), &batch(["a:1"])).await.unwrap();
+    sink.deliver(&stream(), &batch(["a:1"])).await.unwrap();
     assert_eq!(value(&server, "a"), "1");
 }
 
@@ -122,12 +122,12 @@ async fn an_error_of_one_command_among_many_fails_the_batch() {
     let mut sink = sink(&spec(&server), &world);
     let payloads: Vec<String> = (0..2_000).map(|n| format!("{n}:{n}")).collect();
     // One of four commands runs out of memory.
-    sink.write(&stream(), &batch(["first:1"])).await.unwrap();
+    sink.deliver(&stream(), &batch(["first:1"])).await.unwrap();
     server.state().refusals.extend(["OOM command not allowed".to_owned()]);
     let all = batch(payloads.iter().map(String::as_str));
-    let error = sink.write(&stream(), &all).await.unwrap_err();
+    let error = sink.deliver(&stream(), &all).await.unwrap_err();
     assert!(matches!(error, SystemError::Transient { class: ErrorClass::Throttled, .. }), "{error:?}");
-    sink.write(&stream(), &all).await.unwrap();
+    sink.deliver(&stream(), &all).await.unwrap();
     assert_eq!(server.state().hashes[&(0, b"h".to_vec())].len(), 2_001);
 }
 
@@ -138,10 +138,10 @@ async fn a_changed_password_is_used_by_the_next_batch_without_a_restart() {
     let password = world.secret("redis", "old\n");
     let spec = RedisSink { auth: Some(RedisAuth { username: None, password }), ..spec(&server) };
     let mut sink = sink(&spec, &world);
-    sink.write(&stream(), &batch(["a:1"])).await.unwrap();
+    sink.deliver(&stream(), &batch(["a:1"])).await.unwrap();
     server.state().users.insert("default".into(), "new".into());
     world.secret("redis", "new");
-    sink.write(&stream(), &batch(["a:2"])).await.unwrap();
+    sink.deliver(&stream(), &batch(["a:2"])).await.unwrap();
     assert_eq!(server.state().connections, 2);
     assert_eq!(value(&server, "a"), "2");
 }

@@ -25,7 +25,7 @@ const LONG: u64 = 20_000;
 const OFTEN: u64 = 100;
 
 /// Events that a long run has to show, beside everything that the plan asks for.
-const NAMED: [&str; 24] = [
+const NAMED: [&str; 25] = [
     "vote lost",
     "decision lost",
     "vote overruled",
@@ -38,6 +38,7 @@ const NAMED: [&str; 24] = [
     "nothing known of what was committed",
     "target went back",
     "target crash",
+    "answer lost with the target",
     "record refused by the target",
     "rebalance",
     "rollback done",

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use connector_crds::SinkSpec;
 use connector_runtime::connectors::{self, Context};
 use connector_runtime::record::{Batch, BatchBuilder, NO_TIME, Position, Record};
-use connector_runtime::sink::{Sink, SinkStream, Written};
+use connector_runtime::sink::{Rejected, Sink, SinkStream};
 use connector_runtime::source::SystemError;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -94,11 +94,11 @@ fn batches(fixture: &dyn SinkFixture, first: u64, payloads: &[Vec<u8>]) -> Vec<B
 }
 
 /// Writes as the pump does: the same batch again after a transient error.
-async fn write(sink: &mut dyn Sink, stream: &SinkStream, batch: &Batch) -> Written {
+async fn write(sink: &mut dyn Sink, stream: &SinkStream, batch: &Batch) -> Vec<Rejected> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match sink.write(stream, batch).await {
-            Ok(written) => return written,
+        match sink.deliver(stream, batch).await {
+            Ok(rejected) => return rejected,
             Err(SystemError::Transient { context, .. }) => {
                 assert!(Instant::now() < deadline, "{context}");
                 sleep(BACK_OFF).await;
@@ -122,10 +122,10 @@ pub async fn every_record_arrives_unchanged_in_order(fixture: &mut dyn SinkFixtu
     let payloads = payloads(fixture.traits().carries);
     let mut sink = fixture.sink(world.context());
     assert_eq!(sink.open(&stream("w")).await.expect("open"), None, "a stream that was never written");
-    assert_eq!(write(&mut *sink, &stream("w"), &Batch::default()).await, Written::default());
+    assert_eq!(write(&mut *sink, &stream("w"), &Batch::default()).await, []);
     let mut delivered = Vec::new();
     for batch in batches(fixture, 1, &payloads) {
-        assert_eq!(write(&mut *sink, &stream("w"), &batch).await, Written::default(), "nothing is rejected");
+        assert_eq!(write(&mut *sink, &stream("w"), &batch).await, [], "nothing is rejected");
         let reached = durable(&*sink, &stream("w"));
         assert!(reached <= batch.last_position(), "durable beyond what was written");
         flush(&mut *sink).await;
@@ -203,9 +203,9 @@ pub async fn a_rejected_record_is_named_and_the_others_arrive(fixture: &mut dyn 
         };
         builder.push(Record { position: index + 5, time: NO_TIME, key: &[], payload: &payload });
     }
-    let written = write(&mut *sink, &stream("w"), &builder.finish()).await;
-    assert_eq!(written.rejected.iter().map(|r| r.index).collect::<Vec<_>>(), [2, 7]);
-    assert!(written.rejected.iter().all(|r| r.reason.split(' ').count() > 3), "{written:?} says too little");
+    let refused = write(&mut *sink, &stream("w"), &builder.finish()).await;
+    assert_eq!(refused.iter().map(|r| r.index).collect::<Vec<_>>(), [2, 7]);
+    assert!(refused.iter().all(|r| r.reason.split(' ').count() > 3), "{refused:?} says too little");
     flush(&mut *sink).await;
     assert_eq!(durable(&*sink, &stream("w")), Some(12), "a rejected record counts as passed");
     assert!(fixture.delivered(good.len()).await == good);
@@ -257,7 +257,7 @@ pub async fn a_lost_system_is_transient_and_takes_the_batch_later(
         assert!(fixture.delivered(2 * BATCH).await == payloads[..2 * BATCH]);
         return;
     }
-    let error = timeout(PATIENCE, sink.write(&stream("w"), &batches[1]))
+    let error = timeout(PATIENCE, sink.deliver(&stream("w"), &batches[1]))
         .await
         .expect("an answer")
         .expect_err("no system");
@@ -283,7 +283,7 @@ pub async fn wrong_credentials_are_said(fixture: &mut dyn SinkFixture, world: &W
         &timeout(PATIENCE, sink.check()).await.expect("an answer").expect_err("wrong credentials"),
     );
     let batch = &batches(fixture, 1, &[b"x".to_vec()])[0];
-    let error = timeout(PATIENCE, sink.write(&stream("w"), batch)).await.expect("an answer");
+    let error = timeout(PATIENCE, sink.deliver(&stream("w"), batch)).await.expect("an answer");
     assert_refused(&error.expect_err("wrong credentials"));
     assert_eq!(sink.durable(), []);
 }

@@ -1,6 +1,6 @@
 //! The model of a sink's target: it may keep our positions with the data, refuse records, crash and lose what was not durable.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -11,6 +11,10 @@ use tokio::time::{Duration, Instant};
 
 use super::random::Random;
 use super::trace::Trace;
+
+/// An answer takes less than so many milliseconds usually, and at times.
+const ANSWER_MS: u64 = 4;
+const SLOW_ANSWER_MS: u64 = 400;
 
 /// A target of records. It outlives every process.
 #[derive(Clone, Debug)]
@@ -23,6 +27,10 @@ struct Target {
     durable: Stored,
     current: Stored,
     connection_lost: bool,
+    /// How often it crashed: what an earlier connection sent is gone.
+    crashes: u64,
+    /// Batches on their way to it, over the connection of its one client.
+    sent: VecDeque<(SinkStream, Batch)>,
     /// Names of records that it refuses.
     refused: BTreeSet<String>,
     random: Random,
@@ -50,6 +58,8 @@ impl ModelTarget {
             durable,
             current,
             connection_lost: false,
+            crashes: 0,
+            sent: VecDeque::new(),
             refused,
             random,
             trace,
@@ -76,13 +86,16 @@ impl ModelTarget {
         let lost = target.current.written != target.durable.written;
         target.current = target.durable.clone();
         target.connection_lost = true;
+        target.crashes += 1;
+        target.sent.clear();
         if lost {
             target.trace.named("target went back");
         }
     }
 
-    /// A client, new as after a start of its process.
+    /// A client, new as after a start of its process: what the one before it had on its way is gone.
     pub fn client(&self) -> ModelSink {
+        self.target().sent.clear();
         ModelSink { target: self.clone(), staged: None }
     }
 }
@@ -135,6 +148,20 @@ impl ModelSink {
     }
 }
 
+/// The answer to the oldest batch on its way, which takes effect just before it, whatever that batch's own wait was.
+async fn answer(model: ModelTarget, connection: u64, wait: Duration) -> Result<(), SystemError> {
+    tokio::time::sleep(wait).await;
+    let mut target = model.target();
+    if target.crashes != connection {
+        target.trace.named("answer lost with the target");
+        return Err(away());
+    }
+    if let Some((stream, batch)) = target.sent.pop_front() {
+        target.take(&stream, &batch, &[]);
+    }
+    Ok(())
+}
+
 fn away() -> SystemError {
     SystemError::Transient {
         context: "writing to the model target".into(),
@@ -157,6 +184,7 @@ impl Sink for ModelSink {
 
     async fn write(&mut self, stream: &SinkStream, batch: &Batch) -> Result<Written, SystemError> {
         tokio::time::sleep(Duration::from_millis(1)).await;
+        let model = self.target.clone();
         let mut target = self.called();
         target.connected()?;
         let name = |payload| String::from_utf8_lossy(payload).into_owned();
@@ -167,6 +195,16 @@ impl Sink for ModelSink {
             .map(|(index, _)| index)
             .collect();
         if refused.is_empty() {
+            if target.random.chance(50) || !target.sent.is_empty() {
+                let connection = target.crashes;
+                target.sent.push_back((stream.clone(), batch.clone()));
+                let longest = if target.random.chance(20) { SLOW_ANSWER_MS } else { ANSWER_MS };
+                let wait = Duration::from_millis(target.random.below(longest));
+                return Ok(Written {
+                    rejected: Vec::new(),
+                    answer: Some(Box::pin(answer(model, connection, wait))),
+                });
+            }
             target.take(stream, batch, &[]);
             return Ok(Written::default());
         }
@@ -176,7 +214,7 @@ impl Sink for ModelSink {
             refused.iter().map(|index| Rejected { index: *index, reason: reason.clone() }).collect();
         drop(target);
         self.staged = Some((stream.clone(), batch.clone(), refused));
-        Ok(Written { rejected })
+        Ok(Written::rejecting(rejected))
     }
 
     fn durable(&self) -> Vec<(SinkStream, Position)> {

@@ -292,7 +292,7 @@ impl Sink for FileSink {
                 Err(permanent) => return Err(permanent),
             }
         }
-        Ok(Written { rejected })
+        Ok(Written::rejecting(rejected))
     }
 
     fn durable(&self) -> Vec<(SinkStream, Position)> {

@@ -1,6 +1,8 @@
 //! Redis hash sink: each record one field of a hash, whole batches in few commands.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use async_trait::async_trait;
 use connector_crds::systems::redis::RedisSink as Spec;
@@ -12,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
-use super::super::{Context, set_position};
+use super::super::Context;
 use super::connection::{connect, disposition, host_and_port};
 use super::split::Split;
 use crate::record::{Batch, Position};
@@ -36,7 +38,7 @@ const COMMANDS_PER_PIPELINE: usize = 2;
 /// target keeps no position: writing a batch again leaves the same hash once the last batch is written again (latest
 /// value wins), so delivery is at least once and idempotent.
 ///
-/// Durable means answered by the server. What the server itself then loses (a crash with `appendfsync everysec`, a
+/// `write` returns when the commands are on their way: the server works on one batch while the next one is made. Durable means answered by the server. What the server itself then loses (a crash with `appendfsync everysec`, a
 /// failover to a replica that was behind) is not noticed here.
 ///
 /// A record that cannot be split is rejected. User, password, CA and client certificate are read at each dial, and the
@@ -46,8 +48,16 @@ pub struct RedisHashSink {
     split: Split,
     secrets: Secrets,
     changes: watch::Receiver<u64>,
-    connection: Option<MultiplexedConnection>,
-    written: BTreeMap<SinkStream, Position>,
+    connection: Option<Connection>,
+    /// How far the server answered for each stream; the answers themselves write it.
+    answered: BTreeMap<SinkStream, Arc<AtomicU64>>,
+}
+
+#[derive(Clone)]
+struct Connection {
+    link: MultiplexedConnection,
+    /// Set by the answer that showed it: this connection is to be given up.
+    failed: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for RedisHashSink {
@@ -73,21 +83,24 @@ impl RedisHashSink {
             secrets: context.secrets.clone(),
             changes: context.secrets.changes(),
             connection: None,
-            written: BTreeMap::new(),
+            answered: BTreeMap::new(),
         })
     }
 
-    /// The connection, dialled anew where there is none or a Secret changed.
-    async fn connection(&mut self) -> Result<&mut MultiplexedConnection, SystemError> {
+    /// The connection, dialled anew where there is none that works or a Secret changed.
+    async fn connection(&mut self) -> Result<Connection, SystemError> {
         if self.changes.has_changed().unwrap_or(false) {
             self.changes.mark_unchanged();
             self.connection = None;
         }
-        let connection = match self.connection.take() {
+        let connection = match self.connection.take().filter(|held| !held.failed.load(Relaxed)) {
             Some(connection) => connection,
-            None => connect(&self.spec, &self.secrets).await?,
+            None => Connection {
+                link: connect(&self.spec, &self.secrets).await?,
+                failed: Arc::new(AtomicBool::new(false)),
+            },
         };
-        Ok(self.connection.insert(connection))
+        Ok(self.connection.insert(connection).clone())
     }
 
     /// The next commands of a batch, from record `next` on, which moves behind them; records without a place in them are rejected.
@@ -131,13 +144,13 @@ impl RedisHashSink {
         pipeline
     }
 
-    /// Writes a batch: pipelines are on their way while the next ones are made. The records that were rejected.
-    async fn write_commands(&mut self, batch: &Batch) -> Result<Vec<Rejected>, SystemError> {
-        let connection = self.connection().await?.clone();
-        let doing = || format!("writing to hash {:?} at {}", self.spec.hash.key, self.spec.address);
+    /// Sends a batch: pipelines are on their way while the next ones are made.
+    async fn send(&mut self, stream: &SinkStream, batch: &Batch) -> Result<Written, SystemError> {
+        let Connection { link, failed } = self.connection().await?;
         let (mut next, mut rejected, mut some) = (0, Vec::new(), false);
-        let mut answers = FuturesOrdered::new();
-        while next < batch.len() {
+        let mut asked = FuturesOrdered::new();
+        let mut first = None;
+        while next < batch.len() && first.is_none() {
             let mut pipeline = self.commands(batch, &mut next, &mut rejected);
             some |= !pipeline.is_empty();
             if let (Some(seconds), true) = (self.spec.hash.ttl_seconds, some && next >= batch.len()) {
@@ -146,24 +159,37 @@ impl RedisHashSink {
             if pipeline.is_empty() {
                 continue;
             }
-            let connection = connection.clone();
-            answers.push_back(async move { ask(connection, &pipeline).await });
+            let link = link.clone();
+            asked.push_back(async move { ask(link, &pipeline).await });
             // Polled once, the request is with the connection's task, which gets a turn to write it.
-            if let Some(Some(Err(error))) = answers.next().now_or_never() {
-                return Err(disposition(&doing(), error));
-            }
+            first = asked.next().now_or_never().flatten().and_then(Result::err);
             yield_now().await;
         }
-        while let Some(answer) = answers.next().await {
-            answer.map_err(|error| disposition(&doing(), error))?;
-        }
-        Ok(rejected)
+        let doing = format!("writing to hash {:?} at {}", self.spec.hash.key, self.spec.address);
+        let answered = self.answered.entry(stream.clone()).or_default().clone();
+        let position = batch.last_position();
+        let answer = async move {
+            // All of them, also behind an error: what is still out must not reach the server after a repetition.
+            while let Some(answer) = asked.next().await {
+                first = first.or(answer.err());
+            }
+            if let Some(error) = first {
+                failed.store(true, Relaxed);
+                return Err(disposition(&doing, error));
+            }
+            // Behind a failed batch nothing counts.
+            if let (Some(position), false) = (position, failed.load(Relaxed)) {
+                answered.store(position, Relaxed);
+            }
+            Ok(())
+        };
+        Ok(Written { rejected, answer: Some(answer.boxed()) })
     }
 }
 
 /// Sends a pipeline over a connection and takes its answers: the first error among them, if there is one.
-async fn ask(mut connection: MultiplexedConnection, pipeline: &Pipeline) -> Result<(), RedisError> {
-    let answers = connection.req_packed_commands(pipeline, 0, pipeline.len()).await?;
+async fn ask(mut link: MultiplexedConnection, pipeline: &Pipeline) -> Result<(), RedisError> {
+    let answers = link.req_packed_commands(pipeline, 0, pipeline.len()).await?;
     let error = answers.into_iter().find_map(|answer| match answer {
         Value::ServerError(error) => Some(error.into()),
         _ => None,
@@ -173,36 +199,27 @@ async fn ask(mut connection: MultiplexedConnection, pipeline: &Pipeline) -> Resu
 
 #[async_trait]
 impl Sink for RedisHashSink {
-    async fn open(&mut self, _stream: &SinkStream) -> Result<Option<Position>, SystemError> {
+    async fn open(&mut self, stream: &SinkStream) -> Result<Option<Position>, SystemError> {
+        self.answered.remove(stream);
         self.connection().await?;
         Ok(None)
     }
 
     async fn write(&mut self, stream: &SinkStream, batch: &Batch) -> Result<Written, SystemError> {
-        let rejected = match self.write_commands(batch).await {
-            Ok(rejected) => rejected,
-            Err(error) => {
-                self.connection = None;
-                return Err(error);
-            }
-        };
-        if let Some(position) = batch.last_position() {
-            set_position(&mut self.written, stream, position);
-        }
-        Ok(Written { rejected })
+        self.send(stream, batch).await
     }
 
     fn durable(&self) -> Vec<(SinkStream, Position)> {
-        self.written.iter().map(|(stream, position)| (stream.clone(), *position)).collect()
+        self.answered.iter().map(|(stream, position)| (stream.clone(), position.load(Relaxed))).collect()
     }
 
     async fn flush(&mut self, _deadline: Instant) -> Result<(), SystemError> {
-        // `write` returns with the server's answer.
+        // Nothing is accepted without the server's answer.
         Ok(())
     }
 
     async fn archive(&mut self, stream: &SinkStream) -> Result<(), SystemError> {
-        self.written.remove(stream);
+        self.answered.remove(stream);
         Ok(())
     }
 
@@ -211,8 +228,8 @@ impl Sink for RedisHashSink {
         pipeline.cmd("PING");
         let doing = format!("asking {}", self.spec.address);
         let asking = async {
-            let connection = self.connection().await?.clone();
-            ask(connection, &pipeline).await.map_err(|error| disposition(&doing, error))
+            let connection = self.connection().await?;
+            ask(connection.link, &pipeline).await.map_err(|error| disposition(&doing, error))
         };
         match timeout_at(Instant::now() + CHECK_TIMEOUT, asking).await {
             Ok(Ok(())) => Ok(()),

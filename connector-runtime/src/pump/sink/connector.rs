@@ -1,6 +1,6 @@
 //! The loop over `Connector`: sessions, transaction logs, and the target.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use connector_crds::LiveConfig;
@@ -49,8 +49,8 @@ pub(super) struct Pump<E: Env> {
     pub(super) outlet: Outlet,
     pub(super) builder: BatchBuilder,
     pub(super) checked: bool,
-    /// Where the batch now being written ends.
-    pub(super) writing: Option<(u64, Cursor)>,
+    /// Where each batch that is being written begins and ends.
+    pub(super) writing: VecDeque<(u64, Cursor)>,
     /// Letters of a written batch that are not durable yet: nothing else is asked of the sink before.
     pub(super) letters: Option<Job>,
     /// A refused record whose hold found no room on the volume.
@@ -81,7 +81,7 @@ pub(super) async fn run<E: Env>(start: Start<E>) -> Result<SinkOutcome, SinkPump
         workers: BTreeMap::new(),
         builder: BatchBuilder::default(),
         checked: false,
-        writing: None,
+        writing: VecDeque::new(),
         letters: None,
         unheld: None,
         served: None,

@@ -16,7 +16,7 @@ use crate::record::{Batch, Position};
 use crate::sink::{Rejected, SinkStream};
 use crate::txn_log::Limits;
 
-/// Bounds of a batch: large enough that a call costs nothing beside its records, small enough that two fit in memory many times.
+/// Bounds of a batch: large enough that a call costs nothing beside its records, small enough that those in flight are no memory to speak of.
 const BATCH: Limits = Limits { records: 10_000, bytes: 1024 * 1024 };
 
 impl<E: Env> Pump<E> {
@@ -40,18 +40,23 @@ impl<E: Env> Pump<E> {
         Ok(())
     }
 
+    /// While writes are in flight there are only more of them.
     fn next_job(&mut self, now: Instant) -> Result<Option<Job>, SinkPumpError> {
+        let alone = !self.outlet.is_busy();
         if !self.checked {
             return Ok(Some(Job::Check));
         }
         if let Some(stream) = self.streams().find(|stream| stream.delivery.phase() == Phase::Closed) {
-            return Ok(Some(Job::Open(stream.id.clone())));
+            return Ok(alone.then(|| Job::Open(stream.id.clone())));
         }
         let draining = self.draining.is_some();
         if !self.paused
             && let Some(job) = self.next_write()?
         {
             return Ok(Some(job));
+        }
+        if !alone {
+            return Ok(None);
         }
         if self.streams().any(|stream| stream.delivery.flush_due(now, draining).is_some_and(|at| at <= now)) {
             return Ok(Some(Job::Flush { deadline: now + self.config.drain_timeout }));
@@ -84,6 +89,9 @@ impl<E: Env> Pump<E> {
                 }
             };
             if batch.is_empty() {
+                if stream.delivery.accepted().position < start {
+                    continue; // what is in flight counts first
+                }
                 // There is nothing in between: a place where another log went on.
                 let mark = Mark { position: cursor.position(), records: cursor.records() };
                 stream.cursor = Some(cursor);
@@ -94,7 +102,8 @@ impl<E: Env> Pump<E> {
                 }
                 continue;
             }
-            self.writing = Some((start, cursor));
+            stream.cursor = Some(cursor);
+            self.writing.push_back((start, cursor));
             self.served = Some(id.clone());
             return Ok(Some(Job::Write { stream: id, batch }));
         }
@@ -143,7 +152,8 @@ impl<E: Env> Pump<E> {
                 }
             }
             Done::Archived(stream) => self.archived(&stream)?,
-            Done::Failed { job, .. } => self.failed(job),
+            Done::Sent => {}
+            Done::Failed { job, error: _, behind: _ } => self.failed(job),
         }
         for (id, position) in durable {
             self.durable(&id, position)?;
@@ -238,7 +248,7 @@ impl<E: Env> Pump<E> {
         rejected: &[Rejected],
         now: Instant,
     ) -> Result<(), SinkPumpError> {
-        let Some((_, end)) = self.writing.take() else { return Ok(()) };
+        let Some((_, end)) = self.writing.pop_front() else { return Ok(()) };
         let stops = self.outlet.on_error() == OnError::Stop;
         let first = rejected.iter().map(|refused| refused.index).min().filter(|_| stops);
         let Some(stream) = find(&mut self.workers, id) else { return Ok(()) };
@@ -254,7 +264,6 @@ impl<E: Env> Pump<E> {
             },
         };
         stream.delivery.wrote(mark, now);
-        stream.cursor = Some(end);
         let counters = self.board.counters();
         let refused: usize =
             rejected.iter().filter_map(|r| batch.get(r.index)).map(|record| record.payload.len()).sum();
@@ -341,10 +350,12 @@ impl<E: Env> Pump<E> {
                 return;
             }
             Job::Write { stream, batch } => {
+                // Those behind it are read from the log again.
+                let writing = std::mem::take(&mut self.writing);
                 if let (Some((start, end)), Some(stream)) =
-                    (self.writing.take(), find(&mut self.workers, &stream))
+                    (writing.front(), find(&mut self.workers, &stream))
                 {
-                    stream.retry = Some((start, batch, end));
+                    stream.retry = Some((*start, batch, *end));
                 }
             }
             Job::Check | Job::Open(_) | Job::Flush { .. } | Job::Archive(_) => {}
@@ -373,7 +384,7 @@ fn deliverable<E: Env>(streams: &[Stream<E>]) -> Option<SinkStream> {
     streams
         .iter()
         .filter(|stream| stream.delivery.phase() == Phase::Open)
-        .find(|stream| stream.delivery.accepted().position < stream.log.state().committed)
+        .find(|stream| stream.cursor.is_some_and(|given| given.position() < stream.log.state().committed))
         .map(|stream| stream.id.clone())
 }
 

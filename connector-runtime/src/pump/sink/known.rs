@@ -44,7 +44,7 @@ pub(super) struct Stream<E: Env> {
     pub(super) id: SinkStream,
     pub(super) log: TxnLog<E>,
     pub(super) delivery: Delivery,
-    /// Behind what was accepted; set while the delivery is open.
+    /// Behind what was given to the sink; set while the delivery is open.
     pub(super) cursor: Option<Cursor>,
     /// A batch that failed, where it begins and where it ends.
     pub(super) retry: Option<(u64, Batch, Cursor)>,

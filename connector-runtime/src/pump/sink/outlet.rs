@@ -1,5 +1,7 @@
-//! The outlet: owns the sink and the dead letter, does one thing at a time, and backs off after trouble.
+//! The outlet: owns the sink and the dead letter, does one thing at a time, and backs off after trouble. Only writes overlap: while
+//! the system's answer to one is on its way, the next ones are given, up to a bound.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -14,11 +16,15 @@ use crate::board::{Board, Side, SideState};
 use crate::pump::dead_letter::{DeadLetter, Letter};
 use crate::pump::retry::Backoff;
 use crate::record::{Batch, Position};
-use crate::sink::{Rejected, Sink, SinkStream, SystemError};
+use crate::sink::{Answer, Rejected, Sink, SinkStream, SystemError, Written};
 use crate::source::ErrorClass;
 
 /// Pause between attempts that only a change by someone can help.
 const PERMANENT_RETRY: Duration = Duration::from_secs(5);
+
+/// Writes on their way at once: the system works on one while the next one is made and sent. Each holds its batch in memory, in some
+/// systems' clients more than once.
+const WRITES_IN_FLIGHT: usize = 2;
 
 /// Something to do with the sink.
 #[derive(Debug)]
@@ -27,7 +33,8 @@ pub(crate) enum Job {
     Check,
     /// Announce a stream and ask for its position.
     Open(SinkStream),
-    /// Write a batch; with `onError: DeadLetter` also the letters of what is refused.
+    /// Write a batch; with `onError: DeadLetter` also the letters of what is refused. The only job that may be started while others of
+    /// its kind are in flight.
     Write { stream: SinkStream, batch: Batch },
     /// Write the letters from number `from` on of a batch that was written.
     Letters { stream: SinkStream, batch: Batch, rejected: Vec<Rejected>, from: usize },
@@ -52,10 +59,14 @@ pub(crate) enum Done {
     },
     Flushed,
     Archived(SinkStream),
-    /// To be done again after the pause; the target has to be taken for reconnected.
+    /// A batch is in flight: `Written` or `Failed` follows, in the order of the writes.
+    Sent,
+    /// To be done again after the pause; the target has to be taken for reconnected. So have the writes `behind` it, in this order: what became of
+    /// them does not count.
     Failed {
         job: Job,
         error: SystemError,
+        behind: Vec<(SinkStream, Batch)>,
     },
 }
 
@@ -71,16 +82,47 @@ struct Tools {
     letters: Option<Box<dyn DeadLetter>>,
 }
 
+/// What a job ended with.
+enum Outcome {
+    Done(Done),
+    /// A batch and what the sink said of it.
+    Wrote(SinkStream, Batch, Result<Written, SystemError>),
+}
+
+/// What the turn of a write brings.
+enum Landed {
+    Done(Done),
+    Letters(Job),
+}
+
 enum Slot {
     Idle(Tools),
-    Busy(Pin<Box<dyn Future<Output = (Tools, Report)> + Send>>),
+    Busy(Pin<Box<dyn Future<Output = (Tools, Outcome)> + Send>>),
     /// Only while a job is put in or taken out.
     Moving,
+}
+
+/// A batch that the sink took, until its turn to be reported.
+struct Flight {
+    stream: SinkStream,
+    batch: Batch,
+    started: Instant,
+    rejected: Vec<Rejected>,
+    fate: Fate,
+}
+
+/// What is known of a batch.
+enum Fate {
+    Open(Answer),
+    Accepted,
+    Failed(SystemError),
 }
 
 /// See the module's first line.
 pub(crate) struct Outlet {
     slot: Slot,
+    /// In the order of their writes.
+    flights: VecDeque<Flight>,
     on_error: OnError,
     backoff: Backoff,
     wait_until: Option<Instant>,
@@ -101,6 +143,7 @@ impl Outlet {
         };
         Outlet {
             slot: Slot::Idle(Tools { sink, letters }),
+            flights: VecDeque::new(),
             on_error,
             backoff: Backoff::dialling(),
             wait_until: None,
@@ -113,13 +156,21 @@ impl Outlet {
         self.on_error
     }
 
-    /// True when a job may be started.
+    /// True when a write may be started, and with [`Outlet::is_busy`] false any job.
     pub(crate) fn is_free(&self, now: Instant) -> bool {
-        matches!(self.slot, Slot::Idle(_)) && self.wait_until.is_none_or(|until| until <= now)
+        // Nothing follows a refused record or a failure before the pump knows of it.
+        let clear = self.flights.iter().all(|flight| {
+            flight.rejected.is_empty() && matches!(flight.fate, Fate::Open(_) | Fate::Accepted)
+        });
+        matches!(self.slot, Slot::Idle(_))
+            && self.wait_until.is_none_or(|until| until <= now)
+            && clear
+            && self.flights.len() < WRITES_IN_FLIGHT
     }
 
+    /// True while something is done or in flight.
     pub(crate) fn is_busy(&self) -> bool {
-        matches!(self.slot, Slot::Busy(_))
+        matches!(self.slot, Slot::Busy(_)) || !self.flights.is_empty()
     }
 
     /// When a pause ends.
@@ -136,28 +187,102 @@ impl Outlet {
     pub(crate) fn start(&mut self, job: Job) {
         self.wait_until = None;
         self.started = Instant::now();
-        let on_error = self.on_error;
         self.slot = match std::mem::replace(&mut self.slot, Slot::Moving) {
-            Slot::Idle(tools) => Slot::Busy(Box::pin(perform(tools, job, on_error))),
+            Slot::Idle(tools) => Slot::Busy(Box::pin(perform(tools, job))),
             other => other,
         };
     }
 
-    /// What came of the job; pending without one. A job is polled to its end: sinks are not cancel-safe.
+    /// What came of a job or of a write in flight; pending without either. A job is polled to its end: sinks are not cancel-safe.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Report> {
-        let Slot::Busy(future) = &mut self.slot else { return Poll::Pending };
-        match future.as_mut().poll(cx) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready((tools, report)) => {
+        loop {
+            let mut sent = false;
+            if let Slot::Busy(future) = &mut self.slot
+                && let Poll::Ready((tools, outcome)) = future.as_mut().poll(cx)
+            {
                 self.slot = Slot::Idle(tools);
-                Poll::Ready(report)
+                match outcome {
+                    Outcome::Done(done) => return Poll::Ready(self.report(done)),
+                    Outcome::Wrote(stream, batch, written) => {
+                        let (rejected, fate) = match written {
+                            Ok(Written { rejected, answer: Some(answer) }) => (rejected, Fate::Open(answer)),
+                            Ok(Written { rejected, answer: None }) => (rejected, Fate::Accepted),
+                            Err(error) => (Vec::new(), Fate::Failed(error)),
+                        };
+                        sent = true;
+                        self.flights.push_back(Flight {
+                            stream,
+                            batch,
+                            started: self.started,
+                            rejected,
+                            fate,
+                        });
+                    }
+                }
+            }
+            // All are polled, so that each one wakes this task.
+            for flight in &mut self.flights {
+                if let Fate::Open(answer) = &mut flight.fate
+                    && let Poll::Ready(answered) = answer.as_mut().poll(cx)
+                {
+                    flight.fate = answered.map_or_else(Fate::Failed, |()| Fate::Accepted);
+                }
+            }
+            match self.landed() {
+                Some(Landed::Done(done)) => return Poll::Ready(self.report(done)),
+                Some(Landed::Letters(job)) => self.start(job),
+                // The pump may have another write.
+                None if sent => return Poll::Ready(self.report(Done::Sent)),
+                None => return Poll::Pending,
             }
         }
     }
 
+    /// The oldest write in flight, if its turn has come.
+    fn landed(&mut self) -> Option<Landed> {
+        match self.flights.front()?.fate {
+            Fate::Open(_) => return None,
+            Fate::Accepted => {}
+            Fate::Failed(_) => {
+                // What is still out could reach the system after the repetition.
+                let out = self.flights.iter().any(|flight| matches!(flight.fate, Fate::Open(_)));
+                if out || matches!(self.slot, Slot::Busy(_)) {
+                    return None;
+                }
+            }
+        }
+        let Flight { stream, batch, started, rejected, fate } = self.flights.pop_front()?;
+        self.started = started;
+        match fate {
+            Fate::Failed(error) => {
+                let behind = self.flights.drain(..).map(|flight| (flight.stream, flight.batch)).collect();
+                Some(Landed::Done(Done::Failed { job: Job::Write { stream, batch }, error, behind }))
+            }
+            // Nothing was started behind a refused record, so the tools are here.
+            Fate::Open(_) | Fate::Accepted
+                if self.on_error == OnError::DeadLetter && !rejected.is_empty() =>
+            {
+                Some(Landed::Letters(Job::Letters { stream, batch, rejected, from: 0 }))
+            }
+            Fate::Open(_) | Fate::Accepted => Some(Landed::Done(Done::Written { stream, batch, rejected })),
+        }
+    }
+
+    fn report(&self, done: Done) -> Report {
+        // While the sink is at work it is asked by the next report.
+        let durable = match &self.slot {
+            Slot::Idle(tools) => tools.sink.durable(),
+            Slot::Busy(_) | Slot::Moving => Vec::new(),
+        };
+        Report { done, durable }
+    }
+
     /// Tells the board how the external end is after a job, and sets the pause after a failure.
     pub(crate) fn note<E: Env>(&mut self, env: &E, board: &Board, stalls: &mut Stalls, done: &Done) {
-        let Done::Failed { job, error } = done else {
+        if matches!(done, Done::Sent) {
+            return; // nothing is known yet
+        }
+        let Done::Failed { job, error, behind: _ } = done else {
             if self.failing {
                 info!("The external system works again.");
             }
@@ -208,37 +333,34 @@ fn reason_of(class: ErrorClass) -> &'static str {
     }
 }
 
-async fn perform(mut tools: Tools, job: Job, on_error: OnError) -> (Tools, Report) {
+async fn perform(mut tools: Tools, job: Job) -> (Tools, Outcome) {
+    let failed = |job, error| Done::Failed { job, error, behind: Vec::new() };
     let done = match job {
         Job::Check => match tools.sink.check().await {
             Ok(()) => Done::Checked,
-            Err(error) => Done::Failed { job: Job::Check, error },
+            Err(error) => failed(Job::Check, error),
         },
         Job::Open(stream) => match tools.sink.open(&stream).await {
             Ok(position) => Done::Opened { stream, position },
-            Err(error) => Done::Failed { job: Job::Open(stream), error },
+            Err(error) => failed(Job::Open(stream), error),
         },
-        Job::Write { stream, batch } => match tools.sink.write(&stream, &batch).await {
-            Ok(written) if on_error == OnError::DeadLetter => {
-                write_letters(&mut tools, stream, batch, written.rejected, 0).await
-            }
-            Ok(written) => Done::Written { stream, batch, rejected: written.rejected },
-            Err(error) => Done::Failed { job: Job::Write { stream, batch }, error },
-        },
+        Job::Write { stream, batch } => {
+            let written = tools.sink.write(&stream, &batch).await;
+            return (tools, Outcome::Wrote(stream, batch, written));
+        }
         Job::Letters { stream, batch, rejected, from } => {
             write_letters(&mut tools, stream, batch, rejected, from).await
         }
         Job::Flush { deadline } => match tools.sink.flush(deadline).await {
             Ok(()) => Done::Flushed,
-            Err(error) => Done::Failed { job: Job::Flush { deadline }, error },
+            Err(error) => failed(Job::Flush { deadline }, error),
         },
         Job::Archive(stream) => match tools.sink.archive(&stream).await {
             Ok(()) => Done::Archived(stream),
-            Err(error) => Done::Failed { job: Job::Archive(stream), error },
+            Err(error) => failed(Job::Archive(stream), error),
         },
     };
-    let durable = tools.sink.durable();
-    (tools, Report { done, durable })
+    (tools, Outcome::Done(done))
 }
 
 async fn write_letters(
@@ -261,7 +383,7 @@ async fn write_letters(
             };
             if let Err(error) = letters.write(letter).await {
                 let job = Job::Letters { stream, batch, rejected, from: number };
-                return Done::Failed { job, error };
+                return Done::Failed { job, error, behind: Vec::new() };
             }
         }
     }

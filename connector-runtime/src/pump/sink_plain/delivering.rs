@@ -26,7 +26,9 @@ impl<E: Env> Pump<E> {
         }
     }
 
+    /// While writes are in flight there are only more of them.
     fn next_job(&mut self, now: Instant) -> Option<Job> {
+        let alone = !self.outlet.is_busy();
         if !self.checked {
             return Some(Job::Check);
         }
@@ -41,12 +43,15 @@ impl<E: Env> Pump<E> {
                 continue;
             }
             if !lane.opened {
-                return Some(Job::Open(lane.stream.clone()));
+                return alone.then(|| Job::Open(lane.stream.clone()));
             }
             if let Some(batch) = lane.next_batch() {
                 self.served = *id;
                 return Some(Job::Write { stream: lane.stream.clone(), batch });
             }
+        }
+        if !alone {
+            return None;
         }
         if self.flush_at().is_some_and(|at| at <= now) {
             return Some(Job::Flush { deadline: self.deadline.unwrap_or(now + self.config.drain_timeout) });
@@ -83,7 +88,16 @@ impl<E: Env> Pump<E> {
                 self.lanes.retain(|_, lane| lane.stream != stream);
                 self.board.forget_stream(&stream.worker);
             }
-            Done::Failed { job, .. } => self.failed(job),
+            Done::Sent => {}
+            Done::Failed { job, error: _, behind } => {
+                // In front of those again, so that their order stays.
+                for (stream, batch) in behind.into_iter().rev() {
+                    if let Some(lane) = self.lane(&stream) {
+                        lane.full.push_front(batch);
+                    }
+                }
+                self.failed(job);
+            }
         }
     }
 

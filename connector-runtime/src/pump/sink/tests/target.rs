@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Poll;
 
 use async_trait::async_trait;
 use tokio::time::Instant;
@@ -31,11 +32,15 @@ pub(super) struct State {
     pub(super) away: bool,
     /// Writes wait while set.
     pub(super) hangs: bool,
+    /// Answers to writes are out while set.
+    pub(super) silent: bool,
+    /// So many of the next answers are errors.
+    pub(super) failing_answers: u32,
     pub(super) refused: Option<&'static str>,
     pub(super) opens: u64,
     pub(super) flushes: u64,
     pub(super) archived: Vec<SinkStream>,
-    waker: Option<std::task::Waker>,
+    wakers: Vec<std::task::Waker>,
 }
 
 /// The target; clones share it, and it outlives the pump.
@@ -56,7 +61,7 @@ impl Target {
     pub(super) fn set(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state();
         change(&mut state);
-        if let Some(waker) = state.waker.take() {
+        for waker in state.wakers.drain(..) {
             waker.wake();
         }
     }
@@ -97,7 +102,7 @@ impl Target {
     }
 
     pub(super) fn sink(&self) -> Box<dyn Sink> {
-        Box::new(MemorySink { target: self.clone(), said: BTreeMap::new() })
+        Box::new(MemorySink { target: self.clone(), said: Said::default() })
     }
 }
 
@@ -105,27 +110,51 @@ fn away() -> SystemError {
     SystemError::Transient { context: "the target is away".into(), class: ErrorClass::Connect, cause: None }
 }
 
+/// Streams that a client knows, and what it says of them, as every client of a real system.
+type Said = Arc<Mutex<BTreeMap<SinkStream, Position>>>;
+
 struct MemorySink {
     target: Target,
-    /// Streams that this client knows, as every client of a real system.
-    said: BTreeMap<SinkStream, Position>,
+    said: Said,
 }
 
-impl MemorySink {
-    fn settle(&mut self) {
-        let mut state = self.target.state();
-        state.durable_rows = state.rows.len();
-        state.durable_positions = state.positions.clone();
-        drop(state);
-        self.say();
-    }
+fn settle(target: &Target, said: &Said) {
+    let mut state = target.state();
+    state.durable_rows = state.rows.len();
+    state.durable_positions = state.positions.clone();
+    drop(state);
+    say(target, said);
+}
 
-    fn say(&mut self) {
-        let state = self.target.state();
-        for (stream, said) in &mut self.said {
-            *said = state.durable_positions.get(stream).copied().unwrap_or(0);
-        }
+fn say(target: &Target, said: &Said) {
+    let state = target.state();
+    for (stream, said) in said.lock().unwrap().iter_mut() {
+        *said = state.durable_positions.get(stream).copied().unwrap_or(0);
     }
+}
+
+/// Comes when the target speaks again.
+async fn answer(
+    target: Target,
+    said: Said,
+    stream: SinkStream,
+    position: Position,
+) -> Result<(), SystemError> {
+    std::future::poll_fn(|cx| {
+        let mut state = target.state();
+        if state.silent {
+            state.wakers.push(cx.waker().clone());
+            return Poll::Pending;
+        }
+        if state.failing_answers > 0 {
+            state.failing_answers -= 1;
+            return Poll::Ready(Err(away()));
+        }
+        Poll::Ready(Ok(()))
+    })
+    .await?;
+    said.lock().unwrap().insert(stream, position);
+    Ok(())
 }
 
 #[async_trait]
@@ -138,8 +167,8 @@ impl Sink for MemorySink {
             }
             state.opens += 1;
         }
-        self.said.insert(stream.clone(), 0);
-        self.say();
+        self.said.lock().unwrap().insert(stream.clone(), 0);
+        say(&self.target, &self.said);
         let state = self.target.state();
         Ok(state.keeps_position.then(|| state.positions.get(stream).copied()).flatten())
     }
@@ -148,10 +177,10 @@ impl Sink for MemorySink {
         std::future::poll_fn(|cx| {
             let mut state = self.target.state();
             if state.hangs {
-                state.waker = Some(cx.waker().clone());
-                return std::task::Poll::Pending;
+                state.wakers.push(cx.waker().clone());
+                return Poll::Pending;
             }
-            std::task::Poll::Ready(())
+            Poll::Ready(())
         })
         .await;
         let lazy = {
@@ -159,7 +188,7 @@ impl Sink for MemorySink {
             if state.away {
                 return Err(away());
             }
-            assert!(self.said.contains_key(stream), "written before it was opened");
+            assert!(self.said.lock().unwrap().contains_key(stream), "written before it was opened");
             let mut rejected = Vec::new();
             for (index, record) in batch.iter().enumerate() {
                 let payload = String::from_utf8(record.payload.to_vec()).unwrap();
@@ -173,18 +202,22 @@ impl Sink for MemorySink {
                 state.positions.insert(stream.clone(), position);
             }
             if !rejected.is_empty() {
-                return Ok(Written { rejected });
+                return Ok(Written::rejecting(rejected));
+            }
+            if let (true, Some(position)) = (state.silent, batch.last_position()) {
+                let answer = answer(self.target.clone(), self.said.clone(), stream.clone(), position);
+                return Ok(Written { rejected: Vec::new(), answer: Some(Box::pin(answer)) });
             }
             state.lazy
         };
         if !lazy {
-            self.settle();
+            settle(&self.target, &self.said);
         }
         Ok(Written::default())
     }
 
     fn durable(&self) -> Vec<(SinkStream, Position)> {
-        self.said.iter().map(|(stream, position)| (stream.clone(), *position)).collect()
+        self.said.lock().unwrap().iter().map(|(stream, position)| (stream.clone(), *position)).collect()
     }
 
     async fn flush(&mut self, _deadline: Instant) -> Result<(), SystemError> {
@@ -195,12 +228,12 @@ impl Sink for MemorySink {
             }
             state.flushes += 1;
         }
-        self.settle();
+        settle(&self.target, &self.said);
         Ok(())
     }
 
     async fn archive(&mut self, stream: &SinkStream) -> Result<(), SystemError> {
-        self.said.remove(stream);
+        self.said.lock().unwrap().remove(stream);
         let mut state = self.target.state();
         state.positions.remove(stream);
         state.archived.push(stream.clone());
