@@ -12,6 +12,9 @@
 //! | [`TxnLog::end`] | the incarnation is over; synced |
 //! | [`TxnLog::forget`] | removes segments that are durable at the target and out of retention |
 //!
+//! On a full volume a log still votes, decides, and begins a next segment, with room that it kept back: what is decided can be delivered, and
+//! what is delivered can be forgotten.
+//!
 //! A transaction never crosses segments: a new one begins only where nothing is undecided. Recovery reads everything,
 //! cuts a write that never became durable, discards output without a vote, and refuses a log that lost what was durable:
 //! it names the file and the offset and changes nothing.
@@ -21,6 +24,7 @@ mod error;
 mod read;
 mod record;
 mod recover;
+mod reserve;
 mod segment;
 mod state;
 
@@ -42,6 +46,7 @@ pub use self::error::LogError;
 pub use self::read::{Cursor, Limits};
 use self::record::{Header, Record};
 pub use self::recover::undelivered;
+use self::reserve::Reserve;
 use self::segment::{Segment, Window};
 pub use self::state::LogState;
 
@@ -86,6 +91,7 @@ pub struct TxnLog<E: Env> {
     incarnation: u64,
     /// In order; the last one is written to.
     segments: VecDeque<Segment<E::File>>,
+    reserve: Reserve<E::File>,
     state: LogState,
     /// Where in the last segment begins what an abort cuts off.
     open_at: Option<u64>,
@@ -101,12 +107,14 @@ impl<E: Env> TxnLog<E> {
         if let Some(parent) = directory.parent() {
             env.sync_dir(parent).map_err(LogError::sync(parent))?;
         }
+        let reserve = Reserve::at(directory::reserve_path(directory, &worker, incarnation));
         let mut log = TxnLog {
             env: env.clone(),
             directory: directory.to_owned(),
             worker,
             incarnation,
             segments: VecDeque::new(),
+            reserve,
             state: LogState::default(),
             open_at: None,
             buffer: BytesMut::new(),
@@ -114,6 +122,7 @@ impl<E: Env> TxnLog<E> {
             segment_bytes: SEGMENT_BYTES,
         };
         log.add_segment(1)?;
+        log.reserve.fill(env)?;
         Ok(log)
     }
 
@@ -147,13 +156,18 @@ impl<E: Env> TxnLog<E> {
         self.segments.iter().map(|segment| segment.length).sum()
     }
 
+    /// Bytes that the last segment keeps of what came before the undecided output, and that nothing frees before that is decided.
+    pub fn kept_before_open(&self) -> u64 {
+        self.open_at.unwrap_or(0)
+    }
+
     /// True if [`TxnLog::forget`] will free space with time.
     pub fn has_closed_segments(&self) -> bool {
         self.segments.len() > 1
     }
 
     /// Appends messages, the first at `offset`; they continue what is there, or with `decided` leave a gap at most. Not
-    /// synced. Without room nothing is changed.
+    /// synced. Without room nothing is appended; what is decided in the last segment can then be forgotten with it.
     pub fn append<'a>(
         &mut self,
         offset: u64,
@@ -192,7 +206,12 @@ impl<E: Env> TxnLog<E> {
         state
             .output(offset, at - offset, count, decided)
             .map_err(|what| LogError::Misuse { path: active.path.clone(), what })?;
-        Self::append_to(&mut self.segments, &self.buffer)?;
+        if let Err(error) = Self::append_to(&mut self.segments, &self.buffer) {
+            if settled && matches!(error, LogError::NoSpace { .. }) && self.has_decided_output()? {
+                self.rotate()?;
+            }
+            return Err(error);
+        }
         if settled && !decided && !state.is_settled() {
             self.open_at = Some(begins);
         }
@@ -298,11 +317,13 @@ impl<E: Env> TxnLog<E> {
             retained = retained.saturating_sub(length);
             freed += length;
         }
+        self.reserve.fill(&self.env)?;
         Ok(freed)
     }
 
     /// Removes the log. Interrupted, what is left is still a log with the same end.
     pub fn remove(mut self) -> Result<(), LogError> {
+        self.reserve.remove(&self.env)?;
         while !self.segments.is_empty() {
             self.remove_front()?;
         }
@@ -342,8 +363,17 @@ impl<E: Env> TxnLog<E> {
         Self::last(segments)?.append(bytes)
     }
 
-    /// Appends one record and applies it.
+    /// Appends one record and applies it, at need with the room that was kept back.
     fn write(&mut self, record: &Record<'_>) -> Result<(), LogError> {
+        loop {
+            match self.try_write(record) {
+                Err(LogError::NoSpace { .. }) if self.reserve.give_up()? => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn try_write(&mut self, record: &Record<'_>) -> Result<(), LogError> {
         let segment = Self::last(&mut self.segments)?;
         let mut state = self.state.clone();
         state.apply(record).map_err(|what| LogError::Misuse { path: segment.path.clone(), what })?;
@@ -354,9 +384,9 @@ impl<E: Env> TxnLog<E> {
         Ok(())
     }
 
-    /// As [`TxnLog::write`]; false without room.
+    /// Appends and applies a record that nothing depends on; false without room.
     fn write_if_room(&mut self, record: &Record<'_>) -> Result<bool, LogError> {
-        match self.write(record) {
+        match self.try_write(record) {
             Ok(()) => Ok(true),
             Err(LogError::NoSpace { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -382,21 +412,30 @@ impl<E: Env> TxnLog<E> {
     }
 
     fn rotate_if_due(&mut self) -> Result<(), LogError> {
-        let due = self.segment_bytes;
+        let full = self.active()?.length >= self.segment_bytes;
+        let short = self.reserve.is_short() && self.has_decided_output()?;
+        if self.state.is_settled() && (full || short) { self.rotate() } else { Ok(()) }
+    }
+
+    /// True if the last segment holds what can be forgotten once it is closed.
+    fn has_decided_output(&mut self) -> Result<bool, LogError> {
+        let committed = self.state.committed;
+        Ok(self.active()?.first < committed)
+    }
+
+    /// Begins a next segment. Nothing may be undecided.
+    fn rotate(&mut self) -> Result<(), LogError> {
         let active = self.active()?;
-        if active.length < due {
-            return Ok(());
-        }
-        let next = active.number + 1;
-        if !self.state.is_settled() {
-            return Ok(());
-        }
         // Only the last segment may end in a write that was lost.
-        self.active()?.seal()?;
-        match self.add_segment(next) {
-            // The old one goes on for as long as it can.
-            Err(LogError::NoSpace { .. }) => Ok(()),
-            other => other,
+        active.seal()?;
+        let next = active.number + 1;
+        loop {
+            match self.add_segment(next) {
+                Err(LogError::NoSpace { .. }) if self.reserve.give_up()? => {}
+                // The old one goes on for as long as it can.
+                Err(LogError::NoSpace { .. }) => return Ok(()),
+                other => return other,
+            }
         }
     }
 

@@ -51,6 +51,11 @@ pub(super) fn segment_path(directory: &Path, worker: &[u8], incarnation: u64, se
     directory.join(format!("{}.{incarnation:020}.{segment:020}.{EXTENSION}", stem(worker)))
 }
 
+/// Path of the room that a log keeps back.
+pub(super) fn reserve_path(directory: &Path, worker: &[u8], incarnation: u64) -> PathBuf {
+    directory.join(format!("{}.{incarnation:020}.reserve", stem(worker)))
+}
+
 /// The segments of each log, by worker's stem and incarnation, in order.
 pub(super) type Found = BTreeMap<(String, u64), Vec<(u64, PathBuf)>>;
 

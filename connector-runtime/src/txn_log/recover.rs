@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::error::LogError;
 use super::record::{Header, Record};
+use super::reserve::Reserve;
 use super::segment::{Segment, Window};
 use super::state::LogState;
 use super::{SEGMENT_BYTES, TxnLog, directory};
@@ -70,6 +71,7 @@ impl<E: Env> Recovered<E> {
             worker: Bytes::new(),
             incarnation,
             segments: VecDeque::new(),
+            reserve: Reserve::at(PathBuf::new()),
             state: LogState::default(),
             open_at: None,
             buffer: BytesMut::new(),
@@ -165,6 +167,8 @@ impl<E: Env> Recovered<E> {
         // What an earlier process wrote without a sync may be in memory only.
         active.sync()?;
         log.discard_staged()?;
+        log.reserve = Reserve::at(directory::reserve_path(directory, &log.worker, log.incarnation));
+        log.reserve.fill(env)?;
         log.note_durable(Instant::now());
         Ok(Some(log))
     }

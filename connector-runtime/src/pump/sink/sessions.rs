@@ -390,13 +390,13 @@ impl<E: Env> Pump<E> {
                 self.stalls.clear(&self.board, &stall);
                 continue;
             };
-            let open = worker.current().map_or(0, |stream| {
+            let (open, kept) = worker.current().map_or((0, 0), |stream| {
                 let state = stream.log.state();
-                state.received - state.committed
+                (state.received - state.committed, stream.log.kept_before_open())
             });
             let message = format!(
                 "the open transaction of worker {} fills the state volume: it has {open} bytes so far and needs at least {} in \
-                 all; enlarge the volume, or make Wallaroo's checkpoints more frequent",
+                 all, beside {kept} bytes of earlier output that stay until it is decided; enlarge the volume, or make Wallaroo's checkpoints more frequent",
                 worker.name,
                 open + needed
             );

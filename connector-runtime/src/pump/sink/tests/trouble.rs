@@ -14,7 +14,7 @@ use crate::board::{AckMode, Side, SideState};
 use crate::fake_disk::{Crash, FakeDisk};
 use crate::pump::Shutdown;
 use crate::pump::sink::{SinkOutcome, SinkPumpConfig, SinkPumpError};
-use crate::txn_log::LogError;
+use crate::txn_log::{LogError, Retain};
 
 fn exact() -> Target {
     Target::with(|state| state.keeps_position = true)
@@ -148,13 +148,15 @@ async fn a_full_volume_makes_the_worker_wait_and_never_votes_no() {
 
 #[tokio::test]
 async fn a_transaction_that_alone_fills_the_volume_is_reported_with_what_it_needs() {
-    let bench = Bench::start(exact()).await;
+    let config = SinkPumpConfig { retain: Retain { time: Duration::ZERO, bytes: 0 }, ..config() };
+    let bench = Bench::start_with(FakeDisk::default(), exact(), config).await;
     let mut worker = Worker::ready(&bench.address, "w1").await;
     worker.commit("c1", &["a"]).await;
     bench.delivered(&["a"]).await;
     let board = bench.board.clone();
     eventually("it is durable", || board.in_flight() == (0, 0)).await;
     bench.disk.set_capacity(Some(bench.disk.used() + 50));
+    // What was delivered before is out of retention, and has no part in it.
     worker.send(&[&"x".repeat(500)]).await;
     worker.ask("c2", 1, 501).await;
     let message = bench.stalled("TransactionTooLarge").await;
