@@ -46,6 +46,10 @@ const ASK: Duration = Duration::from_millis(20);
 /// A file has so many times the records of a topic.
 const FILE_TIMES: u64 = 5;
 
+/// Over two-phase commit so many times the records of a topic: what comes is decided once a second, so that the first second brings
+/// nothing and after the last record up to a second passes. Only a run of many seconds shows what goes on in between.
+const DECIDED_TIMES: u64 = 10;
+
 /// Credits of a session, and at which number they are refilled.
 pub type Credits = (u32, u32);
 
@@ -129,12 +133,12 @@ impl Kind {
         match self {
             Kind::FileConnector(_) => records * FILE_TIMES,
             Kind::FileSession(_, delay) if delay.is_zero() => records * FILE_TIMES,
+            Kind::ConnectorRedis => records * DECIDED_TIMES,
             Kind::FileSession(..)
             | Kind::KafkaFramed
             | Kind::KafkaConnector(_)
             | Kind::UdpFramed
-            | Kind::FramedRedis
-            | Kind::ConnectorRedis => records,
+            | Kind::FramedRedis => records,
         }
     }
 
@@ -368,7 +372,7 @@ impl Bench {
             Kind::FramedRedis => {
                 let (mut runtime, port) = self.start_redis(Protocol::FramedTCP)?;
                 let frames = frames(1..=records, |number| redis_record(number, size));
-                let _writing = write_frames(&format!("127.0.0.1:{port}"), Arc::new(frames))?;
+                let _writing = write_frames(&format!("127.0.0.1:{port}"), Arc::new(frames), 1)?;
                 let admin = runtime.admin.clone();
                 let figures = measure(runtime.process(), records, || written(&admin))?;
                 self.check_hash(size)?;
@@ -385,8 +389,8 @@ impl Bench {
                     ..EndpointConfig::default()
                 };
                 let endpoint = Endpoint::start(&self.endpoint, &directory, &config)?;
-                let frames = frames(1..=records, |number| redis_record(number, size));
-                let _writing = write_frames(&endpoint.sources[0], Arc::new(frames))?;
+                let frames = frames(1..=self.records, |number| redis_record(number, size));
+                let _writing = write_frames(&endpoint.sources[0], Arc::new(frames), DECIDED_TIMES)?;
                 let admin = runtime.admin.clone();
                 let figures = measure(runtime.process(), records, || written(&admin))?;
                 self.check_hash(size)?;

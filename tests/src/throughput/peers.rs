@@ -77,12 +77,12 @@ pub fn frames(numbers: std::ops::RangeInclusive<u64>, mut text: impl FnMut(u64) 
     out
 }
 
-/// Dials `address`, waiting until somebody listens, and writes frames in a thread of its own; the connection stays open until
-/// the returned thread is joined.
+/// Dials `address`, waiting until somebody listens, and writes frames, `times` over, in a thread of its own; the connection stays open
+/// until the returned thread is joined.
 ///
 /// # Errors
 /// When nobody listens in time.
-pub fn write_frames(address: &str, frames: Arc<Vec<u8>>) -> anyhow::Result<Writing> {
+pub fn write_frames(address: &str, frames: Arc<Vec<u8>>, times: u64) -> anyhow::Result<Writing> {
     let begun = Instant::now();
     let mut socket = loop {
         match TcpStream::connect(address) {
@@ -95,9 +95,11 @@ pub fn write_frames(address: &str, frames: Arc<Vec<u8>>) -> anyhow::Result<Writi
     };
     let (keep, done) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || {
-        for chunk in frames.chunks(WRITE) {
-            if socket.write_all(chunk).is_err() {
-                return;
+        for _ in 0..times {
+            for chunk in frames.chunks(WRITE) {
+                if socket.write_all(chunk).is_err() {
+                    return;
+                }
             }
         }
         // Until the owner lets go: an end of the connection is a thing of its own.
