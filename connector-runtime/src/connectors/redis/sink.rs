@@ -210,7 +210,8 @@ impl Sink for RedisHashSink {
     }
 
     fn durable(&self) -> Vec<(SinkStream, Position)> {
-        self.answered.iter().map(|(stream, position)| (stream.clone(), position.load(Relaxed))).collect()
+        let all = self.answered.iter().map(|(stream, position)| (stream.clone(), position.load(Relaxed)));
+        all.filter(|(_, position)| *position > 0).collect()
     }
 
     async fn flush(&mut self, _deadline: Instant) -> Result<(), SystemError> {
