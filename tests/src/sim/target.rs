@@ -195,10 +195,10 @@ impl Sink for ModelSink {
             .map(|(index, _)| index)
             .collect();
         if refused.is_empty() {
-            if target.random.chance(50) || !target.sent.is_empty() {
+            if target.random.chance(70) || !target.sent.is_empty() {
                 let connection = target.crashes;
                 target.sent.push_back((stream.clone(), batch.clone()));
-                let longest = if target.random.chance(20) { SLOW_ANSWER_MS } else { ANSWER_MS };
+                let longest = if target.random.chance(60) { SLOW_ANSWER_MS } else { ANSWER_MS };
                 let wait = Duration::from_millis(target.random.below(longest));
                 return Ok(Written {
                     rejected: Vec::new(),
