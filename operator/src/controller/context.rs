@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use kube::Client;
-use kube::runtime::events::Recorder;
 
 use super::metrics::Metrics;
+use super::notify::Notifier;
 use super::stores::Stores;
 use crate::apply::io::ApplyError;
 use crate::settings::OperatorSettings;
@@ -21,7 +21,7 @@ pub struct Context {
     /// What the watches saw.
     pub stores: Stores,
     /// Writes Events.
-    pub recorder: Recorder,
+    pub notifier: Notifier,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Errors in a row, by uid.

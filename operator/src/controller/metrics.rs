@@ -1,5 +1,9 @@
 //! The operator's metrics, by the names of the documentation; labels come from closed lists.
 
+mod backlog;
+mod managed;
+mod requests;
+
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 
@@ -10,6 +14,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+pub use backlog::{Backlog, key};
+pub use managed::Managed;
+pub use requests::CountRequests;
 
 /// What became of a reconciliation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -27,9 +35,24 @@ pub struct Write {
     pub op: &'static str,
 }
 
+/// A request to the API server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Asked {
+    /// As RBAC calls it, `watch` included.
+    pub verb: &'static str,
+    /// Resource, with a subresource behind a slash.
+    pub resource: String,
+    /// Status of the answer, or `none` when there was none.
+    pub code: String,
+}
+
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
+    requests: Family<Asked, Counter>,
+    watch_restarts: Counter,
+    backlog: Backlog,
+    managed: Managed,
     reconciles: Family<Outcome, Counter>,
     seconds: Histogram,
     writes: Family<Write, Counter>,
@@ -49,7 +72,19 @@ impl Default for Metrics {
         registry.register("writes", "Writes to the API server; flat while nothing changes", writes.clone());
         let leader = Gauge::<u64, AtomicU64>::default();
         registry.register("leader", "1 while this process is the one that works", leader.clone());
-        Metrics { reconciles, seconds, writes, leader, registry }
+        let requests = Family::<Asked, Counter>::default();
+        let help = "Requests to the API server; but for watches and leases flat while nothing changes";
+        registry.register("api_requests", help, requests.clone());
+        let watch_restarts = Counter::default();
+        registry.register(
+            "watch_restarts",
+            "Watches that were interrupted and begun again",
+            watch_restarts.clone(),
+        );
+        let (backlog, managed) = (Backlog::default(), Managed::default());
+        registry.register_collector(Box::new(backlog.clone()));
+        registry.register_collector(Box::new(managed.clone()));
+        Metrics { requests, watch_restarts, backlog, managed, reconciles, seconds, writes, leader, registry }
     }
 }
 
@@ -63,6 +98,27 @@ impl Metrics {
     /// Counts a write.
     pub fn wrote(&self, kind: &'static str, op: &'static str) {
         self.writes.get_or_create(&Write { kind, op }).inc();
+    }
+
+    /// Counts a request to the API server; no code: no answer.
+    pub fn requested(&self, verb: &'static str, resource: String, code: Option<u16>) {
+        let code = code.map_or_else(|| "none".to_owned(), |code| code.to_string());
+        self.requests.get_or_create(&Asked { verb, resource, code }).inc();
+    }
+
+    /// Counts a watch that was interrupted.
+    pub fn watch_restarted(&self) {
+        self.watch_restarts.inc();
+    }
+
+    /// What is still to be reconciled.
+    pub fn backlog(&self) -> &Backlog {
+        &self.backlog
+    }
+
+    /// The Connectors that are counted at each scrape.
+    pub fn managed(&self) -> &Managed {
+        &self.managed
     }
 
     /// Says whether this process works.

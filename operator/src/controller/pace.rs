@@ -5,8 +5,9 @@ use std::time::Duration;
 /// Everything is looked at again after about this long, should a watch have lost something.
 const RESYNC: Duration = Duration::from_mins(10);
 
-/// While nobody has dialled a sink, only its runtime knows when somebody does.
-const SWEEP: Duration = Duration::from_secs(90);
+/// Whether Wallaroo has dialled a sink, only its runtime knows; and an end that is away for a moment comes back without the
+/// pod telling. What is said is never older than a minute.
+const SWEEP: Duration = Duration::from_mins(1);
 
 /// While not ready, the reason may change without the pod telling.
 const NOT_READY: Duration = Duration::from_secs(15);
@@ -25,7 +26,7 @@ const LAST_ERROR: Duration = Duration::from_mins(5);
 pub enum Pace {
     /// As asked.
     Settled,
-    /// A sink that nobody has dialled.
+    /// A sink, or an end that is away for a moment: nothing tells of the next change.
     Listening,
     /// Not ready.
     NotReady,

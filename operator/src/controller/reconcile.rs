@@ -17,7 +17,7 @@ use serde_json::json;
 use super::admission::{Refusal, admit, unreadable};
 use super::context::{Context, ReconcileError};
 use super::inquiry::{ask_events, ask_runtimes};
-use super::notify::notify;
+use super::metrics::key;
 use super::pace::{Pace, back_off, pause, seed};
 use super::plan::{Observed, Plan, is_owned, plan, untold_pods, workload};
 use super::stores::Watched;
@@ -42,7 +42,12 @@ pub async fn reconcile(watched: Arc<Watched>, context: Arc<Context>) -> Result<A
     let uid = watched.meta().uid.clone().unwrap_or_default();
     let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
     match &result {
-        Ok(_) => drop(failures.remove(&uid)),
+        Ok(_) => {
+            let meta = watched.meta();
+            let name = key(meta.namespace.as_deref(), meta.name.as_deref().unwrap_or_default());
+            context.metrics.backlog().reconciled(&name, started);
+            failures.remove(&uid);
+        }
         Err(_) => *failures.entry(uid).or_default() += 1,
     }
     result
@@ -290,7 +295,8 @@ impl Pass<'_> {
             Err(error) if [404, 409].contains(&io::code(&error)) => return Ok(()),
             Err(error) => return Err(ReconcileError::Status(Box::new(error))),
         }
-        notify(&self.context.recorder, &self.context.metrics, &self.about, &self.status, &status).await;
+        let context = self.context;
+        context.notifier.notify(&context.metrics, &self.about, &self.status, &status).await;
         self.status = status;
         Ok(())
     }
@@ -307,7 +313,8 @@ impl Pass<'_> {
                     .into_iter()
                     .filter_map(|type_| find(&self.status.conditions, type_))
                     .all(|end| end.status == ConditionStatus::True);
-                if connected { Pace::Settled } else { Pace::Listening }
+                let source = self.status.listen_address.is_none();
+                if connected && source { Pace::Settled } else { Pace::Listening }
             }
             Some(_) | None => Pace::NotReady,
         }

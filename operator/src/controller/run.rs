@@ -7,10 +7,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
 
 use futures::StreamExt as _;
 use futures::stream;
 use kube::Client;
+use kube::client::ClientBuilder;
 use kube::runtime::controller::{self, Config, Error as ControllerError};
 use kube::runtime::events::{Recorder, Reporter};
 use tokio::net::TcpListener;
@@ -19,6 +21,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::admin::{self, Admin};
 use super::context::Context;
 use super::lease::{Election, Lost};
+use super::metrics::{CountRequests, key};
+use super::notify::Notifier;
 use super::reconcile::{after_error, reconcile};
 use super::stores::{Triggers, Writers, watch};
 use crate::names::FIELD_MANAGER;
@@ -75,8 +79,8 @@ pub enum RunError {
 /// Runs until SIGTERM or SIGINT. What is being written then is finished; a second signal ends it at once.
 pub async fn run(options: Options) -> Result<(), RunError> {
     let mut signals = Signals::new()?;
-    let client = Client::try_default().await.map_err(|error| RunError::Client(Box::new(error)))?;
     let admin = Arc::new(Admin::default());
+    let client = client(&admin).await.map_err(|error| RunError::Client(Box::new(error)))?;
     let listener =
         TcpListener::bind(options.admin).await.map_err(|error| RunError::Admin(options.admin, error))?;
     let serving = admin::serve(listener, Arc::clone(&admin));
@@ -85,6 +89,12 @@ pub async fn run(options: Options) -> Result<(), RunError> {
         ended = working => ended,
         served = serving => Err(RunError::Admin(options.admin, served.err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()))),
     }
+}
+
+/// A client by the environment (in a cluster, or a kubeconfig), whose requests are counted.
+async fn client(admin: &Admin) -> Result<Client, kube::Error> {
+    let config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
+    Ok(ClientBuilder::try_from(config)?.with_layer(&CountRequests(Arc::clone(&admin.metrics))).build())
 }
 
 async fn work(
@@ -155,13 +165,14 @@ async fn control_loop(
     for namespace in namespaces {
         let writers = Writers::default();
         let stores = writers.stores();
+        admin.metrics.managed().add(stores.connectors.clone());
         let triggers = watch(&client, namespace, writers);
         let reporter = Reporter { controller: FIELD_MANAGER.into(), instance: instance.clone() };
         let context = Arc::new(Context {
             client: client.clone(),
             settings: options.settings.clone(),
             stores,
-            recorder: Recorder::new(client.clone(), reporter),
+            notifier: Notifier::new(Recorder::new(client.clone(), reporter)),
             metrics: Arc::clone(&admin.metrics),
             failures: Mutex::new(HashMap::new()),
         });
@@ -188,6 +199,13 @@ pub async fn reconcile_all(
     let stores = context.stores.clone();
     let mut listing = std::pin::pin!(stores.ready());
     let mut seen = HashSet::new();
+    let metrics = Arc::clone(&context.metrics);
+    let triggers = triggers.inspect(move |trigger| match trigger {
+        Ok(reference) => {
+            metrics.backlog().changed(key(reference.namespace.as_deref(), &reference.name), Instant::now());
+        }
+        Err(_) => metrics.watch_restarted(),
+    });
     let mut triggers = Box::pin(triggers.take_until(stopped));
     loop {
         tokio::select! {
@@ -217,6 +235,7 @@ pub async fn reconcile_all(
         }
     });
     let config = Config::default().concurrency(CONCURRENCY);
+    let metrics = Arc::clone(&context.metrics);
     controller::applier(
         |watched, context| Box::pin(reconcile(watched, context)),
         |watched, error, context| after_error(&watched, error, &context),
@@ -225,14 +244,20 @@ pub async fn reconcile_all(
         queue,
         config,
     )
-    .for_each(|outcome| async move {
+    .for_each(|outcome| {
         match outcome {
-            Ok(_)
-            // Deleted in the meantime; and errors of a reconciliation are logged where they are counted.
-            | Err(ControllerError::ObjectNotFound(_) | ControllerError::ReconcilerFailed(..)) => {}
+            // Errors of a reconciliation are logged where they are counted.
+            Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
+            // Deleted in the meantime.
+            Err(ControllerError::ObjectNotFound(gone)) => {
+                metrics.backlog().forget(&key(gone.namespace.as_deref(), &gone.name));
+            }
             Err(ControllerError::QueueError(never)) => match never {},
-            Err(error @ ControllerError::RunnerError(_)) => tracing::error!(%error, "The control loop failed."),
+            Err(error @ ControllerError::RunnerError(_)) => {
+                tracing::error!(%error, "The control loop failed.");
+            }
         }
+        std::future::ready(())
     })
     .await;
 }

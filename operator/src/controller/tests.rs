@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::context::{Context, ReconcileError};
 use super::metrics::Metrics;
+use super::notify::Notifier;
 use super::reconcile::reconcile;
 use super::stores::{Watched, Writers};
 use crate::build::tests::{kafka_source, redis_sink, settings};
@@ -69,7 +70,7 @@ impl Cluster {
         let client = self.api.client();
         let reporter = Reporter { controller: "test".into(), instance: Some("test".into()) };
         let context = Arc::new(Context {
-            recorder: Recorder::new(client.clone(), reporter),
+            notifier: Notifier::new(Recorder::new(client.clone(), reporter)),
             client,
             settings: self.settings.clone(),
             stores: writers.stores(),

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use connector_crds::{Condition, ConditionStatus, ConnectorStatus, State};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
-use super::conditions::{Said, assemble, find};
-use super::ends::{last_error, side_of, sides};
+use super::conditions::{Said, assemble, find, steady};
+use super::ends::{away_too_long, last_error, side_of, sides};
 use super::pods::{PodFacts, PodTrouble};
 use super::reason::{ConditionType, Reason};
 use crate::names;
@@ -128,8 +128,11 @@ fn listen_address(connector: &ValidatedConnector) -> Option<String> {
     }
 }
 
-fn wanted(facts: &Facts<'_>) -> i32 {
-    facts.connector.map_or(0, crate::build::wanted_replicas)
+/// Pods that are asked for; a spec that is not valid asks for those that are there.
+pub(super) fn wanted(facts: &Facts<'_>) -> i32 {
+    facts
+        .connector
+        .map_or_else(|| facts.workload.map_or(0, |workload| workload.replicas), crate::build::wanted_replicas)
 }
 
 /// `Ready`, and `Reconciling` or `Stalled` where one of them is true.
@@ -170,7 +173,14 @@ fn applied(facts: &Facts<'_>, connector: &ValidatedConnector) -> Vec<Said> {
     if wanted == 0 {
         let left = workload.replicas > 0 || !facts.pods.is_empty();
         return match (left || !workload.current, connector.state) {
-            (true, _) => unready(facts, Reason::Stopping.as_str(), "Pods drain and end", Reason::Stopping),
+            (true, _) => {
+                let stuck = pod_trouble(facts).filter(|trouble| trouble.reason == Reason::NodeLost);
+                let (reason, message) = match &stuck {
+                    Some(lost) => (lost.reason, lost.message.as_str()),
+                    None => (Reason::Stopping, "Pods drain and end"),
+                };
+                unready(facts, reason.as_str(), message, Reason::Stopping)
+            }
             (false, State::Stopped) => ready(Reason::Stopped, "Stopped, as asked"),
             (false, State::Running | State::Paused) => ready(Reason::ScaledToZero, "No replica is asked for"),
         };
@@ -179,6 +189,16 @@ fn applied(facts: &Facts<'_>, connector: &ValidatedConnector) -> Vec<Said> {
         && workload.updated == wanted
         && workload.ready == wanted
         && workload.replicas == wanted;
+    if complete && let Some(stop) = runtime_stalled(facts) {
+        return stalled(&stop.reason, &stop.message);
+    }
+    let sink = matches!(connector.system, System::Sink(_));
+    if complete
+        && !finished(facts)
+        && let Some((reason, message)) = away_too_long(facts, sink)
+    {
+        return unready(facts, reason.as_str(), &message, Reason::RollingOut);
+    }
     if complete {
         return match (connector.state, &connector.system) {
             (State::Paused, _) => ready(Reason::Paused, "Paused, as asked"),
@@ -246,12 +266,11 @@ fn why(facts: &Facts<'_>) -> Why {
         message: message.into(),
         stalls: matches!(reason, Reason::ImagePullFailed | Reason::QuotaExceeded),
     };
-    let troubles = facts.pods.iter().filter_map(|pod| pod.trouble.as_ref());
-    if let Some(trouble) = troubles.chain(&facts.events).next() {
+    if let Some(trouble) = pod_trouble(facts) {
         return by_operator(trouble.reason, &trouble.message);
     }
     let answers = facts.runtimes.values().flatten();
-    if let Some(stalled) = answers.clone().find_map(|status| status.stalled.as_ref()) {
+    if let Some(stalled) = runtime_stalled(facts) {
         return Why { reason: stalled.reason.clone(), message: stalled.message.clone(), stalls: true };
     }
     let failed = |side: fn(&RuntimeStatus) -> &SideStatus| {
@@ -260,15 +279,19 @@ fn why(facts: &Facts<'_>) -> Why {
             SideStatus::Waiting | SideStatus::Connected => None,
         })
     };
-    let message = |trouble: &Trouble| format!("{}: {}", trouble.reason, trouble.message);
+    let ready = find(&facts.previous.conditions, ConditionType::Ready);
+    let away = |reason: Reason, trouble: &Trouble| {
+        let message = format!("{}: {}", trouble.reason, trouble.message);
+        by_operator(reason, &steady(ready, facts.generation, reason.as_str(), &message))
+    };
     if let Some(trouble) = failed(|status| &status.external) {
         if trouble.reason == Reason::SecretMissing.as_str() {
             return by_operator(Reason::SecretMissing, &trouble.message);
         }
-        return by_operator(Reason::ExternalUnreachable, &message(trouble));
+        return away(Reason::ExternalUnreachable, trouble);
     }
     if let Some(trouble) = failed(|status| &status.wallaroo) {
-        return by_operator(Reason::WallarooUnreachable, &message(trouble));
+        return away(Reason::WallarooUnreachable, trouble);
     }
     let current = facts.workload.is_some_and(|workload| workload.current && workload.rolled_out);
     let silent =
@@ -281,6 +304,16 @@ fn why(facts: &Facts<'_>) -> Why {
     } else {
         by_operator(Reason::RollingOut, "Pods are being made or replaced")
     }
+}
+
+/// What keeps a pod from running or ending, or from being made.
+fn pod_trouble(facts: &Facts<'_>) -> Option<PodTrouble> {
+    facts.pods.iter().find_map(|pod| pod.trouble_at(facts.now)).or_else(|| facts.events.clone())
+}
+
+/// What a runtime waits for that somebody has to change.
+fn runtime_stalled<'a>(facts: &Facts<'a>) -> Option<&'a Trouble> {
+    facts.runtimes.values().flatten().find_map(|status| status.stalled.as_ref())
 }
 
 /// Whether every runtime says that its source is at its end.
@@ -313,12 +346,11 @@ fn config_valid(facts: &Facts<'_>) -> Said {
 fn available(facts: &Facts<'_>) -> Option<Said> {
     let workload = facts.workload?;
     let type_ = ConditionType::WorkloadAvailable;
-    let wanted = facts.connector.map_or(workload.replicas, |_| wanted(facts));
+    let wanted = wanted(facts);
     Some(if workload.ready >= wanted && workload.current {
         Said::new(type_, ConditionStatus::True, Reason::Available, "Every wanted pod is ready")
     } else {
-        let trouble = facts.pods.iter().find_map(|pod| pod.trouble.clone()).or_else(|| facts.events.clone());
-        match trouble {
+        match pod_trouble(facts) {
             Some(trouble) => Said::new(type_, ConditionStatus::False, trouble.reason, trouble.message),
             None => Said::new(type_, ConditionStatus::False, Reason::PodsNotReady, "Pods are not ready"),
         }

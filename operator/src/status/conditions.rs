@@ -57,6 +57,17 @@ pub fn find(conditions: &[Condition], type_: ConditionType) -> Option<&Condition
     conditions.iter().find(|condition| condition.type_ == type_.as_str())
 }
 
+/// The message that was there, when the new one says the same of the same generation with other numbers: clients of systems
+/// put the milliseconds of each attempt into their errors, and a status that follows them is written for ever.
+pub fn steady(previous: Option<&Condition>, generation: i64, reason: &str, message: &str) -> String {
+    let words =
+        |text: &str| text.chars().filter(|c| !c.is_ascii_digit()).take(MAX_MESSAGE).collect::<String>();
+    previous
+        .filter(|before| before.reason == reason && before.observed_generation == Some(generation))
+        .filter(|before| words(&before.message) == words(message))
+        .map_or_else(|| message.to_owned(), |before| before.message.clone())
+}
+
 /// Gives each condition its time: the one it had, when its status is as it was.
 pub fn assemble(said: Vec<Said>, previous: &[Condition], generation: i64, now: Timestamp) -> Vec<Condition> {
     let mut conditions: Vec<(ConditionType, Condition)> = said

@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::reason::Reason;
 use crate::names::{ADMIN_PORT, RENDERING_ANNOTATION};
@@ -12,6 +13,8 @@ use crate::names::{ADMIN_PORT, RENDERING_ANNOTATION};
 pub struct PodFacts {
     /// Its name.
     pub name: String,
+    /// Its uid.
+    pub uid: String,
     /// Where its runtime serves its status, once it has an address.
     pub admin: Option<SocketAddr>,
     /// The rendering that it was made from.
@@ -22,6 +25,8 @@ pub struct PodFacts {
     pub running: bool,
     /// Whether it is being deleted.
     pub ending: bool,
+    /// When it is to be gone, its grace period included.
+    pub gone_by: Option<Timestamp>,
     /// What keeps it from running.
     pub trouble: Option<PodTrouble>,
 }
@@ -39,6 +44,13 @@ pub struct PodTrouble {
 const PULL_FAILURES: [&str; 5] =
     ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"];
 
+/// Words of the kubelet for a container that it cannot make or start.
+const START_FAILURES: [&str; 4] =
+    ["CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PostStartHookError"];
+
+/// A pod that is there this long after its grace period has nobody who ends it: the kubelet needs seconds.
+const OVERDUE: SignedDuration = SignedDuration::from_secs(30);
+
 impl PodFacts {
     /// Reads a pod.
     pub fn of(pod: &Pod) -> PodFacts {
@@ -46,6 +58,7 @@ impl PodFacts {
         let condition = |type_: &str| status.conditions.iter().flatten().find(|c| c.type_ == type_);
         PodFacts {
             name: pod.metadata.name.clone().unwrap_or_default(),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
             admin: admin(pod),
             rendering: pod
                 .metadata
@@ -57,8 +70,20 @@ impl PodFacts {
             running: containers(pod)
                 .any(|container| container.state.as_ref().is_some_and(|state| state.running.is_some())),
             ending: pod.metadata.deletion_timestamp.is_some(),
+            gone_by: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0),
             trouble: trouble(pod),
         }
+    }
+
+    /// What keeps it from running, or from ending.
+    pub fn trouble_at(&self, now: Timestamp) -> Option<PodTrouble> {
+        let overdue = self.gone_by.is_some_and(|gone_by| now.duration_since(gone_by) > OVERDUE);
+        self.trouble.clone().or_else(|| {
+            overdue.then(|| PodTrouble {
+                reason: Reason::NodeLost,
+                message: format!("Pod {}: it is to end, and its node does not say that it has", self.name),
+            })
+        })
     }
 }
 
@@ -73,11 +98,27 @@ fn containers(pod: &Pod) -> impl Iterator<Item = &ContainerStatus> {
     pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten())
 }
 
+/// Whether the node does not answer. The node's own controller says so in two ways: it sets `Ready` to `False` and leaves what
+/// the kubelet said last as it was (a kubelet never says that all containers are ready and the pod is not, but for
+/// readiness gates, which our pods have none of); later it evicts the pod.
+fn node_lost(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    let is = |type_: &str, value: &str| {
+        let found = |c: &&PodCondition| c.type_ == type_ && c.status == value;
+        status.conditions.iter().flatten().find(found)
+    };
+    let gates = pod.spec.as_ref().is_some_and(|spec| spec.readiness_gates.iter().flatten().next().is_some());
+    let left_as_it_was = !gates && is("Ready", "False").is_some() && is("ContainersReady", "True").is_some();
+    let evicted = is("DisruptionTarget", "True")
+        .is_some_and(|condition| condition.reason.as_deref() == Some("DeletionByTaintManager"));
+    status.reason.as_deref() == Some("NodeLost") || left_as_it_was || evicted
+}
+
 fn trouble(pod: &Pod) -> Option<PodTrouble> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let status = pod.status.as_ref()?;
     let found = |reason, message: String| Some(PodTrouble { reason, message });
-    if status.reason.as_deref() == Some("NodeLost") {
+    if node_lost(pod) {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or("its node");
         return found(Reason::NodeLost, format!("Pod {name}: node {node} does not answer"));
     }
@@ -93,11 +134,26 @@ fn trouble(pod: &Pod) -> Option<PodTrouble> {
                 format!("Pod {name}: image {image} cannot be pulled ({word})"),
             );
         }
+        if START_FAILURES.contains(&word) {
+            let said = waiting.message.as_deref().unwrap_or("no reason given");
+            return found(
+                Reason::ContainerNotStarted,
+                format!("Pod {name}: the container cannot be started ({word}): {said}"),
+            );
+        }
         if word == "CrashLoopBackOff" {
             let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
             let code = last.map_or(0, |last| last.exit_code);
             let said = last.and_then(|last| last.message.as_deref()).unwrap_or_default();
             let said = said.lines().last().unwrap_or_default();
+            if last.and_then(|last| last.reason.as_deref()) == Some("OOMKilled") {
+                return found(
+                    Reason::CrashLooping,
+                    format!(
+                        "Pod {name}: the runtime is ended again and again because it uses more memory than its limit"
+                    ),
+                );
+            }
             return found(
                 Reason::CrashLooping,
                 format!("Pod {name}: the runtime ended with code {code} again and again: {said}"),

@@ -85,6 +85,12 @@ words! {
         ImagePullFailed,
         /// A quota of the namespace is used up.
         QuotaExceeded,
+        /// The API server does not let a pod be made.
+        PodRefused,
+        /// A volume cannot be mounted.
+        MountFailed,
+        /// The kubelet cannot make or start the container.
+        ContainerNotStarted,
         /// A container ends again and again.
         CrashLooping,
         /// No node takes a pod.

@@ -1,5 +1,8 @@
 //! Each rule of the status contract, through the real validation.
 
+mod kstatus;
+mod walk;
+
 use std::collections::BTreeMap;
 
 use connector_crds::{ConditionStatus, ConnectorStatus, Guarantee};
@@ -215,6 +218,136 @@ fn a_short_trouble_moves_only_the_condition_of_its_end() {
 }
 
 #[test]
+fn an_end_that_stays_away_is_not_ready_whatever_the_pods_say() {
+    let mut world = World::running(kafka_source());
+    world.says(failed("SessionLost"), SideStatus::Connected).step();
+    world.later(60).step();
+    assert_eq!(world.ready().0, ConditionStatus::True);
+    world.later(1).step();
+    assert_eq!(world.ready(), (ConditionStatus::False, "WallarooUnreachable"));
+    assert_eq!(world.reason(ConditionType::Reconciling), None);
+    world.says(SideStatus::Connected, SideStatus::Connected).step();
+    assert_eq!(world.ready(), (ConditionStatus::True, "Running"));
+}
+
+#[test]
+fn wallaroo_never_makes_a_sink_unready_and_its_system_does() {
+    let mut world = World::of(connector(redis_sink()));
+    world.announce().pod(true).says(failed("SessionLost"), SideStatus::Connected).step();
+    world.later(3_600).step();
+    assert_eq!(world.ready(), (ConditionStatus::True, "Listening"));
+    world.says(SideStatus::Waiting, failed("Refused")).step();
+    world.later(61).step();
+    assert_eq!(world.ready(), (ConditionStatus::False, "ExternalUnreachable"));
+}
+
+#[test]
+fn a_time_moves_only_with_its_status() {
+    let mut world = World::running(kafka_source());
+    let time = |world: &World, type_| find(&world.status.conditions, type_).unwrap().last_transition_time.0;
+    let start = time(&world, ConditionType::ExternalConnected);
+    world.pod(false).says(SideStatus::Connected, failed("Refused")).step();
+    let lost = time(&world, ConditionType::ExternalConnected);
+    assert_eq!(lost, world.now);
+    assert_eq!(time(&world, ConditionType::WallarooConnected), start);
+    world.later(30).says(SideStatus::Connected, failed("AuthFailed")).step();
+    assert_eq!(world.reason(ConditionType::ExternalConnected), Some("AuthFailed"));
+    assert_eq!(time(&world, ConditionType::ExternalConnected), lost, "another reason, the same status");
+}
+
+#[test]
+fn a_message_that_only_counts_on_is_not_written_again() {
+    let mut world = World::running(kafka_source());
+    let says =
+        |message: &str| SideStatus::Failed(Trouble { reason: "Refused".into(), message: message.into() });
+    world
+        .pod(false)
+        .says(SideStatus::Connected, says("kafka:9092: refused (after 3ms in state CONNECT)"))
+        .step();
+    let first = world.status.clone();
+    world
+        .later(15)
+        .says(SideStatus::Connected, says("kafka:9092: refused (after 21ms in state CONNECT)"))
+        .step();
+    assert_eq!(world.status, first);
+    world.says(SideStatus::Connected, says("kafka:9092: no route")).step();
+    assert_ne!(world.status, first);
+    // Another spec may name another port: its message counts.
+    world.generation = 2;
+    world.says(SideStatus::Connected, says("kafka:9093: no route")).step();
+    let said = find(&world.status.conditions, ConditionType::ExternalConnected).unwrap();
+    assert_eq!(said.message, "kafka:9093: no route");
+}
+
+#[test]
+fn the_ends_are_unknown_once_the_pod_has_vanished() {
+    let mut world = World::running(kafka_source());
+    world.pods.clear();
+    world.runtimes.clear();
+    let gone = Workload { current: true, rolled_out: true, ..Workload::default() };
+    world.workload = Some(gone);
+    world.step();
+    for type_ in [ConditionType::WallarooConnected, ConditionType::ExternalConnected] {
+        let said = find(&world.status.conditions, type_).unwrap();
+        assert_eq!((said.status, said.reason.as_str()), (ConditionStatus::Unknown, "PodsNotReady"));
+    }
+    assert_eq!(world.ready().0, ConditionStatus::False);
+}
+
+#[test]
+fn a_pod_that_does_not_run_is_told_from_one_that_does_not_answer() {
+    let mut world = World::running(kafka_source());
+    world.pod(false);
+    world.pods[0].running = false;
+    world.runtimes = BTreeMap::from([("orders-0".to_owned(), None)]);
+    world.step();
+    assert_eq!(world.reason(ConditionType::ExternalConnected), Some("PodsNotReady"));
+}
+
+#[test]
+fn a_pod_that_should_be_gone_means_that_its_node_is() {
+    let mut world = World::running(kafka_source());
+    world.pod(false);
+    world.pods[0].ending = true;
+    world.pods[0].gone_by = Some(world.now);
+    world.later(30).step();
+    assert_ne!(world.ready().1, "NodeLost");
+    world.later(1).step();
+    assert_eq!(world.ready(), (ConditionStatus::False, "NodeLost"));
+    world.connector.state = connector_crds::State::Stopped;
+    world.generation = 2;
+    world.step();
+    assert_eq!(world.ready(), (ConditionStatus::False, "NodeLost"));
+}
+
+#[test]
+fn what_a_runtime_waits_for_counts_before_its_pod_is_unready() {
+    let mut world = World::running(kafka_source());
+    let stalled = Trouble { reason: "RecordRejected".into(), message: "stream orders/0 at 7".into() };
+    let status = RuntimeStatus {
+        wallaroo: SideStatus::Connected,
+        external: SideStatus::Connected,
+        stalled: Some(stalled),
+        ..RuntimeStatus::default()
+    };
+    world.runtimes = BTreeMap::from([("orders-0".to_owned(), Some(status))]);
+    world.step();
+    assert_eq!(world.ready(), (ConditionStatus::False, "RecordRejected"));
+}
+
+#[test]
+fn the_promise_is_that_of_protocol_and_system() {
+    let promise = |spec| {
+        let delivery = World::running(spec).status.delivery.unwrap();
+        serde_json::to_value(delivery).unwrap()
+    };
+    let mut plain = kafka_source();
+    plain["wallaroo"]["protocol"] = "FramedTCP".into();
+    assert_eq!(promise(kafka_source()), json!({"guarantee": "AtLeastOnce", "scope": "WallarooCheckpoint"}));
+    assert_eq!(promise(plain)["scope"], "WallarooSocket");
+}
+
+#[test]
 fn a_sink_is_ready_while_nobody_has_dialled() {
     let mut world = World::of(connector(redis_sink()));
     world.announce().pod(true).says(SideStatus::Waiting, SideStatus::Connected).step();
@@ -352,7 +485,19 @@ fn what_the_kubelet_and_the_scheduler_see_is_read_from_the_pod() {
     assert_eq!(trouble(waiting("ImagePullBackOff")), Some(Reason::ImagePullFailed));
     assert_eq!(trouble(waiting("CrashLoopBackOff")), Some(Reason::CrashLooping));
     assert_eq!(trouble(waiting("ContainerCreating")), None);
+    assert_eq!(trouble(waiting("CreateContainerConfigError")), Some(Reason::ContainerNotStarted));
     assert_eq!(trouble(json!({"reason": "NodeLost"})), Some(Reason::NodeLost));
+    let condition =
+        |type_: &str, status: &str, reason: &str| json!({"type": type_, "status": status, "reason": reason});
+    let by_node_controller = [condition("Ready", "False", ""), condition("ContainersReady", "True", "")];
+    assert_eq!(trouble(json!({"conditions": by_node_controller})), Some(Reason::NodeLost));
+    let by_kubelet = [
+        condition("Ready", "False", "ContainersNotReady"),
+        condition("ContainersReady", "False", "ContainersNotReady"),
+    ];
+    assert_eq!(trouble(json!({"conditions": by_kubelet})), None);
+    let evicted = condition("DisruptionTarget", "True", "DeletionByTaintManager");
+    assert_eq!(trouble(json!({"conditions": [evicted]})), Some(Reason::NodeLost));
     let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable"});
     assert_eq!(trouble(json!({"conditions": [condition]})), Some(Reason::Unschedulable));
     assert_eq!(trouble(json!({})), None);
