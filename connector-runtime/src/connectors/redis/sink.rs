@@ -120,10 +120,10 @@ impl RedisHashSink {
             };
             let (cmd, fields, bytes) = command.get_or_insert_with(|| {
                 let fields = FIELDS_PER_COMMAND.min(batch.len() - index);
-                let mut cmd = Cmd::with_capacity(
-                    2 + 2 * fields,
-                    BYTES_PER_COMMAND.min(batch.bytes()) + hash.key.len() + 4,
-                );
+                // Room for records of the usual size: more would be memory that is never used again as it is.
+                let usual = batch.bytes() / batch.len() * fields;
+                let room = BYTES_PER_COMMAND.min(usual) + hash.key.len() + 4;
+                let mut cmd = Cmd::with_capacity(2 + 2 * fields, room);
                 cmd.arg("HSET").arg(hash.key.as_bytes());
                 (cmd, 0, 0)
             });
