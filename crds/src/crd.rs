@@ -18,10 +18,13 @@ pub const MAX_CRD_BYTES: usize = 200_000;
 /// Formats that API servers know; another one is a warning at each apply.
 const KNOWN_FORMATS: [&str; 3] = ["int32", "int64", "date-time"];
 
+/// `status.observedGeneration` of a Connector that no operator has seen: tools that wait take an object without a status for done.
+const UNSEEN: i64 = -1;
+
 /// The `CustomResourceDefinition` of [`Connector`]; `connectors.yaml` is its YAML.
 ///
 /// It differs from kube's `Connector::crd()` in that no field is nullable (the API server then drops a null, so that the rules see it
-/// as absent, as serde does) and that no unknown format is left.
+/// as absent, as serde does), that no unknown format is left, and that `status` has a default.
 pub fn crd() -> CustomResourceDefinition {
     let mut crd = Connector::crd();
     for version in &mut crd.spec.versions {
@@ -29,6 +32,7 @@ pub fn crd() -> CustomResourceDefinition {
         let Some(schema) = &mut validation.open_api_v3_schema else { continue };
         let mut value = serde_json::to_value(&*schema).expect("a schema is JSON");
         tidy(&mut value);
+        value["properties"]["status"]["default"] = serde_json::json!({"observedGeneration": UNSEEN});
         *schema = serde_json::from_value(value).expect("a tidied schema is a schema");
     }
     crd

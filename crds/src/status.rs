@@ -11,9 +11,9 @@ use crate::{Condition, Delivery};
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectorStatus {
-    /// Generation that this status speaks of.
+    /// Generation that this status speaks of; -1 while no operator has seen the Connector.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
+    #[schemars(range(min = -1, max = 9_007_199_254_740_991_i64))]
     pub observed_generation: Option<i64>,
     /// Conditions: `Ready`, `Reconciling`, `Stalled`, `ConfigValid`, `WorkloadAvailable`, `WallarooConnected`, `ExternalConnected`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -28,6 +28,10 @@ pub struct ConnectorStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 2_147_483_647))]
     pub replicas: Option<i32>,
+    /// Pods that are ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    pub ready_replicas: Option<i32>,
     /// Label selector of the pods, for autoscalers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]

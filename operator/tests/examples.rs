@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use connector_operator::manifests;
+use connector_operator::status::Reason;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -100,6 +101,13 @@ fn every_reason_has_a_place_in_the_troubleshooting_page() {
     assert!(reasons.len() > 10, "{reasons:?}");
     reasons.sort();
     reasons.dedup();
+    let unknown: Vec<_> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "))
+        .filter(|section| !reasons.iter().any(|reason| reason == section))
+        .filter(|section| !Reason::ALL.iter().any(|reason| reason.as_str() == *section))
+        .collect();
+    assert!(unknown.is_empty(), "sections of docs/troubleshooting.md that nothing leads to: {unknown:?}");
     let missing: Vec<_> = reasons
         .iter()
         // Systems are named in this way too, as in `status.type`.

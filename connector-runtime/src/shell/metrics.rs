@@ -30,7 +30,9 @@ pub fn registry(board: Board, config: &RuntimeConfig, type_name: &str) -> Regist
             None => registry.register(name, help, histogram.clone()),
         }
     }
-    registry.register_collector(Box::new(Scrape(board)));
+    let in_flight = &config.delivery.in_flight;
+    let limits = Limits { records: i64::from(in_flight.records), bytes: in_flight.bytes };
+    registry.register_collector(Box::new(Scrape { board, limits }));
     registry
 }
 
@@ -41,12 +43,22 @@ pub fn render(registry: &Registry) -> Result<String, fmt::Error> {
     Ok(text)
 }
 
+/// The bounds of what is in flight.
 #[derive(Debug)]
-struct Scrape(Board);
+struct Limits {
+    records: i64,
+    bytes: i64,
+}
+
+#[derive(Debug)]
+struct Scrape {
+    board: Board,
+    limits: Limits,
+}
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let board = &self.0;
+        let board = &self.board;
         let counters = board.counters();
         let plain: [(&str, &str, &AtomicU64); 9] = [
             ("records_in", "Records taken from the sending end", &counters.records_in),
@@ -78,7 +90,7 @@ impl Collector for Scrape {
         counters_by(
             &mut encoder,
             "errors",
-            "Errors, by end and class",
+            "Errors, by end and class; each is followed by another attempt",
             board
                 .errors()
                 .iter()
@@ -113,6 +125,12 @@ impl Collector for Scrape {
         let (records, bytes) = board.in_flight();
         gauge(&mut encoder, "in_flight_records", "Records read and not acknowledged", records)?;
         gauge(&mut encoder, "in_flight_bytes", "Bytes read and not acknowledged", bytes)?;
+        let limits =
+            [("in_flight_limit_records", self.limits.records), ("in_flight_limit_bytes", self.limits.bytes)];
+        for (name, limit) in limits {
+            let help = "Bound of what may be read and not acknowledged; reading waits there";
+            gauge(&mut encoder, name, help, u64::try_from(limit).unwrap_or_default())?;
+        }
         gauge(&mut encoder, "credits", "Credits left in the session", board.credits())?;
         let last = board.last_moved() as f64 / 1e3;
         let help = "When a batch last moved, since the Unix epoch";
@@ -134,6 +152,8 @@ impl Collector for Scrape {
             let (is, _) = board.connected_for(side);
             ConstGauge::new(i64::from(is)).encode(connected.encode_family(&[("side", side.label())])?)?;
         }
+        let help = "1 while the connector waits for a change by someone; `/status` says which";
+        gauge(&mut encoder, "stalled", help, u64::from(snapshot.stalled.is_some()))?;
         let mut lag = encoder.encode_descriptor(
             "source_lag_records",
             "Records that the external system holds beyond what was sent, by stream",
@@ -208,3 +228,6 @@ fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64
     let value = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
     value.encode(encoder.encode_descriptor(name, help, None, kind)?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,3 +48,36 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn ready_only_once_it_is_said_and_alive_before() {
+        let admin = Arc::new(Admin::default());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(serve(listener, Arc::clone(&admin)));
+        let get = async |path: &str| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        assert!(get("/livez").await.starts_with("HTTP/1.1 200"));
+        assert!(get("/readyz").await.starts_with("HTTP/1.1 503"));
+        admin.ready.store(true, Relaxed);
+        assert!(get("/readyz").await.starts_with("HTTP/1.1 200"));
+        admin.metrics.leads(true);
+        let metrics = get("/metrics").await;
+        assert!(metrics.contains("content-type: application/openmetrics-text"), "{metrics}");
+        assert!(metrics.contains("\nwallaroo_operator_leader 1\n"), "{metrics}");
+        serving.abort();
+    }
+}

@@ -116,31 +116,4 @@ fn newest_failure(events: &[Event]) -> Option<PodTrouble> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn event(reason: &str, message: &str, at: &str) -> Event {
-        serde_json::from_value(json!({
-            "metadata": {"name": "e"}, "involvedObject": {}, "reason": reason, "message": message, "lastTimestamp": at,
-        }))
-        .unwrap()
-    }
-
-    #[test]
-    fn the_newest_failure_counts() {
-        let quota = event(
-            "FailedCreate",
-            "pods \"orders-0\" is forbidden: exceeded quota: small",
-            "2026-11-25T00:00:02Z",
-        );
-        let older = event("FailedCreate", "a webhook does not answer", "2026-11-25T00:00:01Z");
-        let newer = event("SuccessfulCreate", "made", "2026-11-25T00:00:03Z");
-        let found = newest_failure(&[older.clone(), quota, newer]).unwrap();
-        assert_eq!(found.reason, Reason::QuotaExceeded);
-        assert_eq!(newest_failure(&[older]).unwrap().reason, Reason::PodRefused);
-        let mount = event("FailedMount", "configmap \"orders-live\" not found", "2026-11-25T00:00:00Z");
-        assert_eq!(newest_failure(&[mount]).unwrap().reason, Reason::MountFailed);
-        assert_eq!(newest_failure(&[]), None);
-    }
-}
+mod tests;

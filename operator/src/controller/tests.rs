@@ -2,6 +2,7 @@
 
 mod election;
 mod fake_api;
+mod steady;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

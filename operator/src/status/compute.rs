@@ -109,6 +109,7 @@ fn status(facts: &Facts<'_>, said: Vec<Said>) -> ConnectorStatus {
         conditions: assemble(said, &previous.conditions, facts.generation, facts.now),
         type_: known(connector.map(|c| c.system.type_name().to_owned()), &previous.type_),
         replicas: Some(facts.workload.map_or(0, |workload| workload.replicas)),
+        ready_replicas: Some(facts.workload.map_or(0, |workload| workload.ready)),
         selector: known(name.map(names::selector_text), &previous.selector),
         delivery: connector.map_or(previous.delivery, |connector| Some(connector.promise())),
         listen_address: known(connector.and_then(listen_address), &previous.listen_address),
@@ -266,8 +267,10 @@ fn why(facts: &Facts<'_>) -> Why {
         message: message.into(),
         stalls: matches!(reason, Reason::ImagePullFailed | Reason::QuotaExceeded),
     };
-    if let Some(trouble) = pod_trouble(facts) {
-        return by_operator(trouble.reason, &trouble.message);
+    let before = find(&facts.previous.conditions, ConditionType::Ready);
+    let steady = |reason: Reason, message: &str| steady(before, facts.generation, reason.as_str(), message);
+    if let Some(PodTrouble { reason, message }) = pod_trouble(facts) {
+        return by_operator(reason, &steady(reason, &message));
     }
     let answers = facts.runtimes.values().flatten();
     if let Some(stalled) = runtime_stalled(facts) {
@@ -279,10 +282,8 @@ fn why(facts: &Facts<'_>) -> Why {
             SideStatus::Waiting | SideStatus::Connected => None,
         })
     };
-    let ready = find(&facts.previous.conditions, ConditionType::Ready);
     let away = |reason: Reason, trouble: &Trouble| {
-        let message = format!("{}: {}", trouble.reason, trouble.message);
-        by_operator(reason, &steady(ready, facts.generation, reason.as_str(), &message))
+        by_operator(reason, &steady(reason, &format!("{}: {}", trouble.reason, trouble.message)))
     };
     if let Some(trouble) = failed(|status| &status.external) {
         if trouble.reason == Reason::SecretMissing.as_str() {
@@ -351,7 +352,11 @@ fn available(facts: &Facts<'_>) -> Option<Said> {
         Said::new(type_, ConditionStatus::True, Reason::Available, "Every wanted pod is ready")
     } else {
         match pod_trouble(facts) {
-            Some(trouble) => Said::new(type_, ConditionStatus::False, trouble.reason, trouble.message),
+            Some(PodTrouble { reason, message }) => {
+                let before = find(&facts.previous.conditions, type_);
+                let message = steady(before, facts.generation, reason.as_str(), &message);
+                Said::new(type_, ConditionStatus::False, reason, message)
+            }
             None => Said::new(type_, ConditionStatus::False, Reason::PodsNotReady, "Pods are not ready"),
         }
     })

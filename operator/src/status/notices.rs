@@ -29,7 +29,7 @@ pub fn notices(before: &ConnectorStatus, after: &ConnectorStatus) -> Vec<Notice>
         }
         found.push(Notice { warning, reason, note: note[..end].to_owned() });
     };
-    if before.observed_generation.is_none() {
+    if before.observed_generation.is_none_or(|generation| generation < 0) {
         notice(false, "Created", "The Connector is being taken up");
     }
     let is = |status: &ConnectorStatus, type_, wanted| {

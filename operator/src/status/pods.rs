@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodCondition};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 use super::reason::Reason;
@@ -114,6 +114,15 @@ fn node_lost(pod: &Pod) -> bool {
     status.reason.as_deref() == Some("NodeLost") || left_as_it_was || evicted
 }
 
+/// How a container ended.
+fn last_words(ended: &ContainerStateTerminated) -> String {
+    if ended.reason.as_deref() == Some("OOMKilled") {
+        return "the runtime was ended because it used more memory than its limit".into();
+    }
+    let said = ended.message.as_deref().unwrap_or_default().lines().last().unwrap_or_default();
+    format!("the runtime ended with code {}: {said}", ended.exit_code)
+}
+
 fn trouble(pod: &Pod) -> Option<PodTrouble> {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let status = pod.status.as_ref()?;
@@ -123,41 +132,28 @@ fn trouble(pod: &Pod) -> Option<PodTrouble> {
         return found(Reason::NodeLost, format!("Pod {name}: node {node} does not answer"));
     }
     for container in containers(pod) {
-        let Some(waiting) = container.state.as_ref().and_then(|state| state.waiting.as_ref()) else {
-            continue;
-        };
-        let word = waiting.reason.as_deref().unwrap_or_default();
+        let Some(state) = &container.state else { continue };
+        let word = state.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref()).unwrap_or_default();
         if PULL_FAILURES.contains(&word) {
+            // The kubelet's own words take turns; this sentence stays.
             let image = container.image.as_str();
-            return found(
-                Reason::ImagePullFailed,
-                format!("Pod {name}: image {image} cannot be pulled ({word})"),
-            );
+            return found(Reason::ImagePullFailed, format!("Pod {name}: image {image} cannot be pulled"));
         }
         if START_FAILURES.contains(&word) {
-            let said = waiting.message.as_deref().unwrap_or("no reason given");
+            let said = state.waiting.as_ref().and_then(|waiting| waiting.message.as_deref());
+            let said = said.unwrap_or("no reason given");
             return found(
                 Reason::ContainerNotStarted,
                 format!("Pod {name}: the container cannot be started ({word}): {said}"),
             );
         }
-        if word == "CrashLoopBackOff" {
-            let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
-            let code = last.map_or(0, |last| last.exit_code);
-            let said = last.and_then(|last| last.message.as_deref()).unwrap_or_default();
-            let said = said.lines().last().unwrap_or_default();
-            if last.and_then(|last| last.reason.as_deref()) == Some("OOMKilled") {
-                return found(
-                    Reason::CrashLooping,
-                    format!(
-                        "Pod {name}: the runtime is ended again and again because it uses more memory than its limit"
-                    ),
-                );
-            }
-            return found(
-                Reason::CrashLooping,
-                format!("Pod {name}: the runtime ended with code {code} again and again: {said}"),
-            );
+        let before = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+        let crashed = match &state.terminated {
+            Some(ended) => Some(ended).filter(|ended| ended.exit_code != 0),
+            None => before.filter(|_| word == "CrashLoopBackOff"),
+        };
+        if let Some(ended) = crashed {
+            return found(Reason::CrashLooping, format!("Pod {name}: {}", last_words(ended)));
         }
     }
     let scheduled = status.conditions.iter().flatten().find(|condition| condition.type_ == "PodScheduled");

@@ -292,6 +292,7 @@ fn the_ends_are_unknown_once_the_pod_has_vanished() {
         assert_eq!((said.status, said.reason.as_str()), (ConditionStatus::Unknown, "PodsNotReady"));
     }
     assert_eq!(world.ready().0, ConditionStatus::False);
+    assert_eq!(world.status.ready_replicas, Some(0));
 }
 
 #[test]
@@ -480,11 +481,18 @@ fn what_the_kubelet_and_the_scheduler_see_is_read_from_the_pod() {
     };
     let waiting = |word: &str| {
         json!({"containerStatuses": [{"name": "connector", "image": "i:1", "imageID": "", "ready": false,
-            "restartCount": 3, "state": {"waiting": {"reason": word}}}]})
+            "restartCount": 3, "state": {"waiting": {"reason": word}},
+            "lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]})
     };
     assert_eq!(trouble(waiting("ImagePullBackOff")), Some(Reason::ImagePullFailed));
     assert_eq!(trouble(waiting("CrashLoopBackOff")), Some(Reason::CrashLooping));
     assert_eq!(trouble(waiting("ContainerCreating")), None);
+    let ended = |code: i64| {
+        json!({"containerStatuses": [{"name": "connector", "image": "i:1", "imageID": "", "ready": false,
+            "restartCount": 0, "state": {"terminated": {"exitCode": code, "message": "a\nno room"}}}]})
+    };
+    assert_eq!(trouble(ended(1)), Some(Reason::CrashLooping));
+    assert_eq!(trouble(ended(0)), None);
     assert_eq!(trouble(waiting("CreateContainerConfigError")), Some(Reason::ContainerNotStarted));
     assert_eq!(trouble(json!({"reason": "NodeLost"})), Some(Reason::NodeLost));
     let condition =

@@ -21,6 +21,8 @@ pub(super) struct Objects {
     pub(super) all: BTreeMap<String, Value>,
     /// What was asked, reads included, Events excluded.
     pub(super) calls: Vec<Call>,
+    /// Requests about Events.
+    pub(super) events: usize,
     /// Requests that are answered with this status instead, e.g. `POST statefulsets/orders`.
     pub(super) failures: BTreeMap<Call, (u16, String)>,
     uids: u64,
@@ -111,6 +113,7 @@ impl Objects {
         let name = rest.first().map_or(named, |name| (*name).to_owned());
         let key = format!("{resource}/{name}");
         if *resource == "events" {
+            self.events += 1;
             return if method == Method::GET {
                 (200, json!({"items": [], "metadata": {}}))
             } else {

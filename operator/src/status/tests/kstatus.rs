@@ -40,7 +40,11 @@ impl Watched {
 
 fn create_rollout_trouble_recovery_stop() -> Vec<Seen> {
     let mut life = Watched::new(kafka_source());
-    life.world.announce();
+    let definition = serde_json::to_value(connector_crds::crd()).unwrap();
+    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let unseen = schema["properties"]["status"]["default"].clone();
+    life.world.status = serde_json::from_value(unseen).unwrap();
+    life.sees("created, no operator has seen it", "InProgress").announce();
     life.sees("announced", "InProgress").step();
     life.sees("nothing made yet", "InProgress")
         .pod(false)

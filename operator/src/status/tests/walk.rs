@@ -3,7 +3,7 @@
 use super::*;
 
 /// Lives, and steps of each.
-const LIVES: u64 = 300;
+const LIVES: u64 = 100;
 const STEPS: usize = 150;
 
 /// Numbers that look random (Knuth's MMIX generator).
