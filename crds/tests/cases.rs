@@ -1,8 +1,10 @@
-//! One table of accepted and refused Connectors, run through CEL, `read_connector` and `validate`: all agree.
+//! One table of accepted and refused Connectors, run through CEL, `read_connector`, `validate` and a real API server: all agree.
 
 #![allow(clippy::unwrap_used, reason = "what a test reads is known; a panic is a failed test")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 use connector_crds::{Connector, FieldError, RuntimeConfig, crd, read_connector, validate, validate_update};
 use kube::core::cel::{CompiledSchema, ErrorKind, Validator, compile_schema};
@@ -353,4 +355,65 @@ fn the_examples_are_valid() {
         }
     }
     assert!(found > 0, "no example was found");
+}
+
+/// `kubectl` with a manifest on its standard input; what it said on its standard error when it failed.
+fn kubectl(arguments: &[&str], manifest: &Value) -> Result<(), String> {
+    let mut child = Command::new("kubectl")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("kubectl is there: run this by tests/cluster/api");
+    child.stdin.take().unwrap().write_all(manifest.to_string().as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+#[test]
+#[ignore = "needs a Kubernetes API server: tests/cluster/api"]
+fn a_real_api_server_judges_each_case_in_the_same_words() {
+    assert!(std::env::var_os("KUBECONFIG").is_some(), "run this by tests/cluster/api or ./tasks api");
+    let definition = serde_json::to_value(crd()).unwrap();
+    kubectl(&["apply", "--server-side", "-f", "-"], &definition).unwrap();
+    kubectl(&["wait", "--for=condition=Established", "--timeout=30s", "-f", "-"], &definition).unwrap();
+    let table = Table::read();
+    let namespaces: BTreeSet<String> = table
+        .cases
+        .iter()
+        .filter_map(|case| Some(table.objects(case).0["metadata"]["namespace"].as_str()?.to_owned()))
+        .collect();
+    for name in namespaces {
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        kubectl(&["apply", "-f", "-"], &namespace).unwrap();
+    }
+    let mut wrong = Vec::new();
+    for case in &table.cases {
+        let (object, old) = table.objects(case);
+        let judged = match &old {
+            None => kubectl(&["create", "--dry-run=server", "-f", "-"], &object),
+            Some(old) => {
+                kubectl(&["create", "-f", "-"], old).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+                let judged = kubectl(&["replace", "--dry-run=server", "-f", "-"], &object);
+                kubectl(&["delete", "-f", "-"], old).unwrap();
+                judged
+            }
+        };
+        match judged {
+            Ok(()) if case.refused.is_empty() => {}
+            Ok(()) => wrong.push(format!("{}: accepted", case.name)),
+            Err(said) if case.refused.is_empty() => wrong.push(format!("{}: {said}", case.name)),
+            Err(said) => {
+                // What the schema itself forbids is said in the API server's own words, and then rules do not run.
+                let rules = case.refused.iter().all(|refusal| refusal.by == By::Rule);
+                let missing = case.refused.iter().find(|refusal| rules && !said.contains(&refusal.message));
+                if let Some(refusal) = missing {
+                    wrong.push(format!("{}: no {:?} in {said}", case.name, refusal.message));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), table.cases.len(), wrong.join("\n"));
+    println!("{} cases judged alike by the API server", table.cases.len());
 }
