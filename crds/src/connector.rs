@@ -34,8 +34,8 @@ use crate::{DeliverySpec, PodSpec, RuntimeSpec, SinkSpec, SourceSpec, VolumeSpec
     printcolumn(name = "State", type_ = "string", json_path = ".spec.state"),
     printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
     printcolumn(name = "Reason", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].reason"#),
-    printcolumn(name = "Pods", type_ = "integer", json_path = ".status.replicas"),
-    printcolumn(name = "Wanted", type_ = "integer", json_path = ".spec.replicas"),
+    printcolumn(name = "Up", type_ = "integer", json_path = ".status.readyReplicas"),
+    printcolumn(name = "Want", type_ = "integer", json_path = ".spec.replicas"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Guarantee", type_ = "string", json_path = ".status.delivery.guarantee", priority = 1),
     printcolumn(name = "Listen", type_ = "string", json_path = ".status.listenAddress", priority = 1),
@@ -59,9 +59,11 @@ use crate::{DeliverySpec, PodSpec, RuntimeSpec, SinkSpec, SourceSpec, VolumeSpec
 pub struct ConnectorSpec {
     /// The system that records come from; exclusive with `sink`, and fixed with the Connector's creation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-effect" = "recreates"))]
     pub source: Option<SourceSpec>,
     /// The system that records go to; exclusive with `source`, and fixed with the Connector's creation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-effect" = "recreates"))]
     pub sink: Option<SinkSpec>,
     /// The Wallaroo end.
     pub wallaroo: WallarooSpec,
@@ -73,10 +75,11 @@ pub struct ConnectorSpec {
     pub storage: VolumeSpec,
     /// Pods that share the work; a sink over `Connector` has at most one.
     #[serde(default = "default_replicas")]
-    #[schemars(range(min = 0, max = 1_000))]
+    #[schemars(range(min = 0, max = 1_000), extend("x-effect" = "scales", "x-unit" = "pods"))]
     pub replicas: i32,
     /// Whether the Connector runs.
     #[serde(default)]
+    #[schemars(extend("x-effect" = "live"))]
     pub state: State,
     /// A new value restarts the pods, and takes up what an upgrade of the operator left pending.
     #[serde(default, skip_serializing_if = "Option::is_none")]

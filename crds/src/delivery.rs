@@ -45,7 +45,7 @@ impl Default for DeliverySpec {
 #[serde(rename_all = "camelCase", default)]
 pub struct InFlight {
     /// Records that may be read and not acknowledged; with more, the external system has to wait.
-    #[schemars(range(min = 1, max = 100_000_000))]
+    #[schemars(range(min = 1, max = 100_000_000), extend("x-unit" = "records"))]
     pub records: i32,
     /// Key and payload bytes that may be read and not acknowledged; with more, the external system has to wait.
     #[schemars(range(min = 1_024, max = 4_294_967_296_i64))]

@@ -94,6 +94,17 @@ impl Delivery {
         Delivery { guarantee, scope }
     }
 
+    /// What is left of a promise when the state it rests on goes with the pod.
+    #[must_use]
+    pub const fn without_state(self) -> Delivery {
+        match self.guarantee {
+            Guarantee::AtLeastOnce | Guarantee::ExactlyOnce => {
+                Delivery::new(Guarantee::BestEffort, Scope::None)
+            }
+            Guarantee::BestEffort | Guarantee::AtMostOnce => self,
+        }
+    }
+
     /// Computes what a source promises.
     pub fn of_source(source: &SourceSpec, wallaroo: &WallarooSpec, delivery: &DeliverySpec) -> Delivery {
         let rereading = match source {

@@ -6,12 +6,14 @@ mod condition;
 mod connector;
 mod crd;
 mod delivery;
+mod effect;
 mod guarantee;
 mod pod;
 mod reference;
 mod rules;
 mod runtime;
 mod runtime_config;
+mod scheduling;
 mod secret;
 mod sink;
 mod source;
@@ -26,11 +28,16 @@ pub use condition::{Condition, ConditionStatus};
 pub use connector::{Connector, ConnectorSpec, State};
 pub use crd::{MAX_CRD_BYTES, crd, crd_yaml};
 pub use delivery::{AckMode, DeadLetter, DeliverySpec, InFlight, OnError, OnInDoubt, StorageSpec};
+pub use effect::{Effect, effects};
 pub use guarantee::{Delivery, Guarantee, Scope, guarantee};
 pub use pod::{Amounts, PodSpec, Resources, ServiceAccountSpec, TaintEffect, Toleration, TolerationOperator};
 pub use reference::field_reference;
 pub use runtime::{LogLevel, RuntimeSpec, UpgradePolicy};
 pub use runtime_config::{ConnectorIdentity, LiveConfig, Paths, RuntimeConfig};
+pub use scheduling::{
+    Affinity, NodeAffinity, NodeExpression, NodeOperator, NodeSelector, NodeTerm, PodAffinity, PodLabels,
+    PodTerm, PreferredNode, PreferredPod, Spread, Unsatisfiable,
+};
 pub use secret::SecretKeyRef;
 pub use sink::SinkSpec;
 pub use source::SourceSpec;

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::rules::{self, Rules};
+use crate::scheduling::{Affinity, Spread};
 
 /// How the pods are made and where they run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -29,6 +30,13 @@ pub struct PodSpec {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub tolerations: Vec<Toleration>,
+    /// Which nodes and neighbours the pods want.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub affinity: Option<Affinity>,
+    /// How evenly the pods are spread over places.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub topology_spread_constraints: Vec<Spread>,
     /// Name of a `PriorityClass`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
@@ -51,7 +59,7 @@ pub struct PodSpec {
 pub struct ServiceAccountSpec {
     /// Annotations of the ServiceAccount, e.g. those of a cloud's workload identity.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(transform = bounded_map)]
+    #[schemars(transform = bounded_map, extend("x-effect" = "nothing"))]
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -151,7 +159,7 @@ const MAX_ENTRIES: u64 = 32;
 const MAX_VALUE: u64 = 1_024;
 
 /// Bounds a map of texts.
-fn bounded_map(schema: &mut schemars::Schema) {
+pub(crate) fn bounded_map(schema: &mut schemars::Schema) {
     schema.insert("maxProperties".into(), MAX_ENTRIES.into());
     if let Some(values) = schema.get_mut("additionalProperties").and_then(serde_json::Value::as_object_mut) {
         values.insert("maxLength".into(), MAX_VALUE.into());

@@ -5,38 +5,48 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use crate::crd::{connector_schema, plain_spec_schema};
+use crate::effect::Effect;
 use crate::union;
 
-/// Renders every field of a Connector as Markdown: path, type, default, bounds, description, and the rules between fields.
+/// Renders every field of a Connector as Markdown: path, type, default, unit, bounds, what a change does, description, and the
+/// rules between fields.
 pub fn field_reference() -> String {
     let mut page = String::from(
         "# Field reference\n\n\
          <!-- Generated from crds/src. To renew: cargo run -q -p connector-crds --bin crdgen reference > docs/reference.md -->\n\n\
          Every field of `Connector` (`connectors.wallaroolabs.com/v1alpha1`). A field without default and without *required* may be absent.\n\
-         Sizes are in bytes, lengths of texts in characters. *key of a Secret* stands for `{name, key}`: name of a Secret in the Connector's\n\
-         namespace, and key in it; 1 to 253 characters each.\n",
+         Lengths of texts are in characters. *key of a Secret* stands for `{name, key}`: name of a Secret in the Connector's\n\
+         namespace, and key in it; 1 to 253 characters each.\n\n\
+         What a change does:\n\n\
+         | Word | Meaning |\n|---|---|\n\
+         | nothing | No pod is touched, and the running ones do not notice. |\n\
+         | live | The running pods take it up without a restart, within seconds. |\n\
+         | scales | Pods are added or removed, the others stay. |\n\
+         | restarts | The pods are replaced one after the other: each drains, then its successor starts. |\n\
+         | recreates | All pods drain and end before the first new one starts. |\n\n\
+         A Connector whose pods have no claim (it needs no state, or `storage.ephemeral` is true) has nothing to recreate for the sake of\n\
+         `storage`: there a change of `storage.size` restarts and one of `storage.class` does nothing.\n",
     );
-    section(&mut page, "Spec", &plain_spec_schema(), "spec");
+    page.push_str(
+        "\n## Spec\n\n| Field | Type | Default | Unit | Bounds | A change | What it is |\n|---|---|---|---|---|---|---|\n",
+    );
+    fields(&mut page, &plain_spec_schema(), "spec", Some(Effect::Restarts));
     rules(&mut page);
-    section(&mut page, "Status", &connector_schema()["properties"]["status"], "status");
+    page.push_str("\n## Status\n\n| Field | Type | Bounds | What it is |\n|---|---|---|---|\n");
+    fields(&mut page, &connector_schema()["properties"]["status"], "status", None);
     page
 }
 
-fn section(page: &mut String, title: &str, schema: &Value, path: &str) {
-    let _ = write!(
-        page,
-        "\n## {title}\n\n| Field | Type | Default | Bounds | What it is |\n|---|---|---|---|---|\n"
-    );
-    fields(page, schema, path);
-}
-
-fn fields(page: &mut String, schema: &Value, path: &str) {
+/// One row a field. `inherited` is what a change does unless the field says otherwise; absent: nobody changes these fields.
+fn fields(page: &mut String, schema: &Value, path: &str, inherited: Option<Effect>) {
     let required: Vec<&str> =
         schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let union = union::members(schema).is_some();
     let mut properties: Vec<_> = schema["properties"].as_object().into_iter().flatten().collect();
     properties.sort_unstable_by_key(|(name, _)| *name);
     for (name, field) in properties {
+        let effect = inherited.map(|inherited| Effect::of(field, inherited));
+        let unit = unit(name, field);
         let (field, description) = unwrapped(field);
         let path = format!("{path}.{name}");
         let presence = if required.contains(&name.as_str()) {
@@ -46,25 +56,39 @@ fn fields(page: &mut String, schema: &Value, path: &str) {
         } else {
             default(&field)
         };
-        let _ = writeln!(
-            page,
-            "| `{path}` | {} | {presence} | {} | {} |",
-            kind(&field),
-            bounds(&field),
-            cell(&format!("{description}{}", values(&field))),
-        );
+        let (kind, bounds) = (kind(&field), bounds(&field));
+        let what = cell(&format!("{description}{}", values(&field)));
+        let _ = match effect {
+            Some(effect) => {
+                let effect = effect.as_str();
+                writeln!(page, "| `{path}` | {kind} | {presence} | {unit} | {bounds} | {effect} | {what} |")
+            }
+            None => writeln!(page, "| `{path}` | {kind} | {bounds} | {what} |"),
+        };
         if is_secret(&field) {
             continue;
         }
-        fields(page, &field, &path);
+        let below = effect.map(|effect| effect.below(&field));
+        fields(page, &field, &path, below);
         if let Some(items) = field.get("items") {
-            fields(page, items, &format!("{path}[]"));
+            fields(page, items, &format!("{path}[]"), below);
         }
     }
 }
 
+/// The unit of a number: what its schema states, else what its name ends with.
+fn unit(name: &str, field: &Value) -> String {
+    if let Some(unit) = field.get("x-unit").and_then(Value::as_str) {
+        return unit.to_owned();
+    }
+    [("Seconds", "s"), ("Ms", "ms"), ("Bytes", "bytes"), ("bytes", "bytes")]
+        .into_iter()
+        .find(|(ending, _)| name.ends_with(ending))
+        .map_or_else(String::new, |(_, unit)| unit.to_owned())
+}
+
 /// A field's schema without the wrapping of an optional one, and its own description.
-fn unwrapped(field: &Value) -> (Value, String) {
+pub(crate) fn unwrapped(field: &Value) -> (Value, String) {
     let inner = match field["anyOf"].as_array() {
         Some(branches) => branches.iter().find(|branch| branch.get("nullable").is_none()).unwrap_or(field),
         None => field,

@@ -232,6 +232,13 @@ pub(crate) const AMOUNT: CelRule = CelRule {
     cel: r"self.matches('^[0-9]{1,9}([.][0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$')",
 };
 
+/// On what must hold of a node's label.
+pub(crate) const VALUES_WITH_OPERATOR: CelRule = CelRule {
+    path: ".values",
+    message: "values must be set when operator is In or NotIn, and only then",
+    cel: "(self.operator == 'In' || self.operator == 'NotIn') == (has(self.values) && size(self.values) > 0)",
+};
+
 /// On the size of a volume.
 pub(crate) const VOLUME_SIZE: CelRule = CelRule {
     path: "",

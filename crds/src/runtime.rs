@@ -12,11 +12,13 @@ pub struct RuntimeSpec {
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
     /// How much the runtime logs; takes effect without a restart.
+    #[schemars(extend("x-effect" = "live"))]
     pub log_level: LogLevel,
     /// Seconds that a pod may take to drain before it ends.
     #[schemars(range(min = 0, max = 3_600))]
     pub drain_timeout_seconds: i32,
     /// When an upgrade of the operator changes running pods.
+    #[schemars(extend("x-effect" = "nothing"))]
     pub upgrade_policy: UpgradePolicy,
 }
 

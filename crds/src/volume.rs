@@ -15,17 +15,20 @@ pub struct VolumeSpec {
     #[serde(flatten)]
     pub log: StorageSpec,
     /// Size of the volume, e.g. `2Gi`; may grow and never shrink.
-    #[schemars(length(min = 3, max = 9), transform = Rules(&[&rules::VOLUME_SIZE]))]
+    #[schemars(length(min = 3, max = 9), transform = Rules(&[&rules::VOLUME_SIZE]), extend("x-effect" = "recreates"))]
     pub size: String,
-    /// Name of a `StorageClass`; absent: the cluster's default.
+    /// Name of a `StorageClass`, for claims that are made from now on; absent: the cluster's default.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), extend("x-effect" = "recreates"))]
     pub class: Option<String>,
     /// No claim: the state is lost with the pod, which weakens what `status.delivery` states.
+    #[schemars(extend("x-effect" = "recreates"))]
     pub ephemeral: bool,
     /// What becomes of the claims when the Connector is deleted.
+    #[schemars(extend("x-effect" = "nothing"))]
     pub when_deleted: ClaimPolicy,
     /// What becomes of the claims of pods that fewer replicas leave over.
+    #[schemars(extend("x-effect" = "nothing"))]
     pub when_scaled: ClaimPolicy,
 }
 

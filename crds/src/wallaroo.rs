@@ -13,6 +13,7 @@ use crate::union::exactly_one;
 #[schemars(transform = Rules(&[&rules::COOKIE_OF_CONNECTOR]))]
 pub struct WallarooSpec {
     /// Wire protocol; no default, for it cannot be detected safely.
+    #[schemars(extend("x-effect" = "recreates"))]
     pub protocol: Protocol,
     /// Sources: source endpoints of the workers, `host:port` each; dialled in turn.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

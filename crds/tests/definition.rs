@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use connector_crds::{MAX_CRD_BYTES, crd, crd_yaml, field_reference};
+use connector_crds::{Effect, MAX_CRD_BYTES, crd, crd_yaml, effects, field_reference};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::core::cel::{ScopeContext, check_rule_scope, compile_schema, estimate_rule_cost};
 use serde_json::Value;
@@ -60,6 +60,23 @@ fn the_committed_reference_is_the_one_of_the_types() {
         committed("../docs/reference.md") == field_reference(),
         "docs/reference.md is out of date; run: cargo run -q -p connector-crds --bin crdgen reference > docs/reference.md"
     );
+}
+
+#[test]
+fn a_change_does_what_its_field_or_the_one_above_says() {
+    let effects = effects();
+    for (path, effect) in [
+        ("spec.replicas", Effect::Scales),
+        ("spec.state", Effect::Live),
+        ("spec.runtime.logLevel", Effect::Live),
+        ("spec.pod.serviceAccount.annotations", Effect::Nothing),
+        ("spec.source.kafka", Effect::Recreates),
+        ("spec.source.kafka.topics", Effect::Restarts),
+        ("spec.sink.redis.hash.field.delimiter", Effect::Restarts),
+        ("spec.pod.tolerations[].key", Effect::Restarts),
+    ] {
+        assert_eq!(effects.get(path), Some(&effect), "{path}");
+    }
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! From a valid Connector to what is carried out: pure, without clock, files or network.
 
+mod network_policy;
 pub mod objects;
 pub mod pod_template;
 pub mod quantity;
 pub mod rendering;
 mod runtime_config;
+mod scheduling;
 pub mod upgrade;
 
 use connector_crds::{Protocol, SinkSpec, SourceSpec};
@@ -13,8 +15,13 @@ pub use runtime_config::{Placement, live_config, runtime_config};
 
 use crate::validate::{System, ValidatedConnector};
 
-/// Whether something of a Connector has to outlive its pod: a transaction log, or a file of a `file` system or dead letter.
+/// Whether the pods get claims: something has to outlive them, and the spec does not forgo it.
 pub fn needs_claim(connector: &ValidatedConnector) -> bool {
+    keeps_state(connector) && !connector.volume.ephemeral
+}
+
+/// Whether a Connector has something that loses records when it goes with the pod: a transaction log, a file, a dead letter.
+pub fn keeps_state(connector: &ValidatedConnector) -> bool {
     let keeps_log = match connector.wallaroo.protocol {
         Protocol::Connector => true,
         Protocol::FramedTCP | Protocol::Stream05 | Protocol::Stream06 => false,
@@ -24,7 +31,7 @@ pub fn needs_claim(connector: &ValidatedConnector) -> bool {
         System::Source(SourceSpec::Generator(_) | SourceSpec::Kafka(_) | SourceSpec::Udp(_)) => false,
         System::Sink(SinkSpec::Redis(_) | SinkSpec::Stdout(_) | SinkSpec::Udp(_)) => keeps_log,
     };
-    (needs || connector.delivery.dead_letter.is_some()) && !connector.volume.ephemeral
+    needs || connector.delivery.dead_letter.is_some()
 }
 
 #[cfg(test)]

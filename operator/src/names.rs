@@ -22,6 +22,8 @@ pub const LIVE_ANNOTATION: &str = "connectors.wallaroolabs.com/live";
 pub const CONTAINER: &str = "connector";
 /// Name of the port at which a runtime serves its status.
 pub const ADMIN_PORT: &str = "admin";
+/// Name of the port at which records come in: of a sink's Wallaroo, of a source's senders.
+pub const RECORDS_PORT: &str = "records";
 /// Name of the state volume and its claims.
 pub const STATE_VOLUME: &str = "state";
 
@@ -43,6 +45,11 @@ pub fn selector_text(connector: &str) -> String {
 /// Name of the `ConfigMap` that holds the live file: at most 57 characters, for a Connector has 52.
 pub fn live(connector: &str) -> String {
     format!("{connector}-live")
+}
+
+/// Name of the claim of a pod's state volume, as a `StatefulSet` names it.
+pub fn claim(connector: &str, ordinal: i32) -> String {
+    format!("{STATE_VOLUME}-{connector}-{ordinal}")
 }
 
 /// Name of the `ConfigMap` of a rendering: at most 63 characters.

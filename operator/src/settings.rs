@@ -7,6 +7,8 @@ pub struct OperatorSettings {
     pub runtime_image: String,
     /// What a Connector may ask for.
     pub allow: Allow,
+    /// Whether each Connector gets a `NetworkPolicy`.
+    pub network_policies: bool,
 }
 
 /// What a Connector may ask for: each of these lets its author run more than a connector.

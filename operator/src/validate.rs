@@ -5,6 +5,8 @@ use connector_crds::{
     SourceSpec, State, StorageSpec, VolumeSpec, WallarooSpec,
 };
 
+use crate::build::keeps_state;
+
 /// Namespace of an object that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
@@ -63,10 +65,11 @@ pub struct ValidatedConnector {
 impl ValidatedConnector {
     /// What this configuration really promises: `status.delivery`.
     pub fn promise(&self) -> Delivery {
-        match &self.system {
+        let kept = match &self.system {
             System::Source(source) => Delivery::of_source(source, &self.wallaroo, &self.delivery),
             System::Sink(sink) => Delivery::of_sink(sink, &self.wallaroo, &self.delivery),
-        }
+        };
+        if self.volume.ephemeral && keeps_state(self) { kept.without_state() } else { kept }
     }
 }
 

@@ -48,7 +48,7 @@ pub struct StartPosition {
     pub at: StartAt,
     /// Milliseconds since the Unix epoch; with `at: Timestamp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64), extend("x-unit" = "ms"))]
     pub timestamp: Option<i64>,
     /// Offset in every partition; with `at: Offset`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

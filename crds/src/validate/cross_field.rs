@@ -10,8 +10,8 @@ use crate::systems::redis::RedisSink;
 use crate::systems::tls::TlsSpec;
 use crate::systems::udp::{UdpSink, UdpSource};
 use crate::{
-    AckMode, Amounts, Connector, ConnectorSpec, DeliverySpec, OnError, Protocol, RuntimeConfig, SinkSpec,
-    SourceSpec, WallarooSpec,
+    AckMode, Affinity, Amounts, Connector, ConnectorSpec, DeliverySpec, NodeAffinity, NodeOperator, NodeTerm,
+    OnError, Protocol, RuntimeConfig, SinkSpec, SourceSpec, WallarooSpec,
 };
 
 /// What the rules of a spec look at; both the resource and the rendering have it.
@@ -71,7 +71,39 @@ pub(super) fn connector(connector: &Connector, errors: &mut Vec<FieldError>) {
     found.below(".storage.size").expect(volume_bytes(&storage.size).is_some(), &rules::VOLUME_SIZE);
     amounts(&pod.resources.requests, found.below(".pod.resources.requests"));
     amounts(&pod.resources.limits, found.below(".pod.resources.limits"));
+    affinity(pod.affinity.as_ref(), found.below(".pod.affinity"));
     spec(&parts, found);
+}
+
+fn affinity(affinity: Option<&Affinity>, mut found: Findings<'_>) {
+    let Some(Affinity { node_affinity: Some(node), pod_affinity: _, pod_anti_affinity: _ }) = affinity else {
+        return;
+    };
+    let NodeAffinity {
+        required_during_scheduling_ignored_during_execution: required,
+        preferred_during_scheduling_ignored_during_execution: preferred,
+    } = node;
+    let mut found = found.below(".nodeAffinity");
+    for (index, term) in required.iter().flat_map(|selector| &selector.node_selector_terms).enumerate() {
+        let path = format!(".requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[{index}]");
+        node_term(term, found.below(&path));
+    }
+    for (index, wish) in preferred.iter().enumerate() {
+        let path = format!(".preferredDuringSchedulingIgnoredDuringExecution[{index}].preference");
+        node_term(&wish.preference, found.below(&path));
+    }
+}
+
+fn node_term(term: &NodeTerm, mut found: Findings<'_>) {
+    for (index, expression) in term.match_expressions.iter().enumerate() {
+        let compares = match expression.operator {
+            NodeOperator::In | NodeOperator::NotIn => true,
+            NodeOperator::Exists | NodeOperator::DoesNotExist => false,
+        };
+        found
+            .below(&format!(".matchExpressions[{index}]"))
+            .expect(compares != expression.values.is_empty(), &rules::VALUES_WITH_OPERATOR);
+    }
 }
 
 fn amounts(amounts: &Amounts, mut found: Findings<'_>) {

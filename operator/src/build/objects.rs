@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use connector_crds::{GROUP, State, VERSION};
+use connector_crds::{ClaimPolicy, GROUP, State, VERSION};
 use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec,
 };
@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, PersistentVolumeClaim, PersistentVolumeClaimSpec, Service, ServiceAccount, ServicePort,
     ServiceSpec, VolumeResourceRequirements,
 };
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
@@ -17,8 +18,9 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::quantity::canonical;
 use super::rendering::{Rendering, hash};
-use super::{live_config, needs_claim, pod_template};
+use super::{live_config, needs_claim, network_policy, pod_template};
 use crate::names;
+use crate::settings::OperatorSettings;
 use crate::validate::ValidatedConnector;
 
 /// The Connector as the owner of objects.
@@ -45,6 +47,8 @@ pub struct Desired {
     pub service: Option<Service>,
     /// Keeps a drain of nodes from ending all pods at once.
     pub disruption_budget: Option<PodDisruptionBudget>,
+    /// Who may reach the pods; absent where the operator is not told to restrict it.
+    pub network_policy: Option<NetworkPolicy>,
     /// The pods.
     pub stateful_set: StatefulSet,
 }
@@ -58,7 +62,12 @@ pub fn wanted_replicas(connector: &ValidatedConnector) -> i32 {
 }
 
 /// Makes every object of a Connector. Pure: the same input gives the same objects.
-pub fn build(connector: &ValidatedConnector, owner: &Owner, rendering: &Rendering) -> Desired {
+pub fn build(
+    connector: &ValidatedConnector,
+    owner: &Owner,
+    rendering: &Rendering,
+    settings: &OperatorSettings,
+) -> Desired {
     let name = &connector.identity.name;
     let replicas = wanted_replicas(connector);
     Desired {
@@ -92,13 +101,14 @@ pub fn build(connector: &ValidatedConnector, owner: &Owner, rendering: &Renderin
             }),
             ..PodDisruptionBudget::default()
         }),
+        network_policy: settings.network_policies.then(|| network_policy::network_policy(connector, owner)),
         stateful_set: StatefulSet {
             metadata: metadata(owner, name.clone(), &[]),
             spec: Some(StatefulSetSpec {
                 persistent_volume_claim_retention_policy: Some(
                     StatefulSetPersistentVolumeClaimRetentionPolicy {
                         when_deleted: Some(connector.volume.when_deleted.as_str().into()),
-                        when_scaled: Some(connector.volume.when_scaled.as_str().into()),
+                        when_scaled: Some(when_scaled(connector).as_str().into()),
                     },
                 ),
                 pod_management_policy: Some("Parallel".into()),
@@ -111,6 +121,14 @@ pub fn build(connector: &ValidatedConnector, owner: &Owner, rendering: &Renderin
             }),
             ..StatefulSet::default()
         },
+    }
+}
+
+/// What becomes of claims whose pods are not wanted: stopping a Connector is no scaling, its claims stay.
+fn when_scaled(connector: &ValidatedConnector) -> ClaimPolicy {
+    match connector.state {
+        State::Running | State::Paused => connector.volume.when_scaled,
+        State::Stopped => ClaimPolicy::Retain,
     }
 }
 
@@ -158,10 +176,10 @@ fn service(connector: &ValidatedConnector, owner: &Owner) -> Option<Service> {
         metadata: metadata(owner, name.clone(), &[]),
         spec: Some(ServiceSpec {
             ports: Some(vec![ServicePort {
-                name: Some("records".into()),
+                name: Some(names::RECORDS_PORT.into()),
                 port,
                 protocol: Some(protocol.into()),
-                target_port: Some(IntOrString::String("records".into())),
+                target_port: Some(IntOrString::String(names::RECORDS_PORT.into())),
                 ..ServicePort::default()
             }]),
             // Readiness tells people the truth; it must not cut Wallaroo off.
@@ -173,11 +191,11 @@ fn service(connector: &ValidatedConnector, owner: &Owner) -> Option<Service> {
     })
 }
 
-fn label_selector(connector: &str) -> LabelSelector {
+pub(super) fn label_selector(connector: &str) -> LabelSelector {
     LabelSelector { match_labels: Some(names::selector(connector)), ..LabelSelector::default() }
 }
 
-fn metadata(owner: &Owner, name: String, labels: &[(&str, &str)]) -> ObjectMeta {
+pub(super) fn metadata(owner: &Owner, name: String, labels: &[(&str, &str)]) -> ObjectMeta {
     let mut all = names::selector(&owner.name);
     all.extend(labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
     ObjectMeta {

@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::quantity::canonical;
-use super::{Placement, needs_claim};
+use super::{Placement, needs_claim, scheduling};
 use crate::names;
 use crate::secret_references::secret_references;
 use crate::settings::OperatorSettings;
@@ -82,6 +82,7 @@ pub fn pod_template(connector: &ValidatedConnector, settings: &OperatorSettings)
             ..ObjectMeta::default()
         }),
         spec: Some(PodSpec {
+            affinity: pod.affinity.as_ref().map(|affinity| scheduling::affinity(affinity, name)),
             automount_service_account_token: Some(false),
             containers: vec![container(connector, settings)],
             enable_service_links: Some(false),
@@ -111,6 +112,13 @@ pub fn pod_template(connector: &ValidatedConnector, settings: &OperatorSettings)
                 i64::from(connector.runtime.drain_timeout_seconds) + GRACE_SECONDS,
             ),
             tolerations: some(pod.tolerations.iter().map(toleration).collect(), Vec::is_empty),
+            topology_spread_constraints: some(
+                pod.topology_spread_constraints
+                    .iter()
+                    .map(|spread| scheduling::spread(spread, name))
+                    .collect::<Vec<_>>(),
+                Vec::is_empty,
+            ),
             volumes: Some(volumes(connector)),
             ..PodSpec::default()
         }),
@@ -127,7 +135,7 @@ fn container(connector: &ValidatedConnector, settings: &OperatorSettings) -> Con
     if let Some((port, protocol)) = served_port(connector) {
         ports.push(ContainerPort {
             container_port: port,
-            name: Some("records".into()),
+            name: Some(names::RECORDS_PORT.into()),
             protocol: Some(protocol.into()),
             ..ContainerPort::default()
         });

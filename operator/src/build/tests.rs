@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use connector_crds::{Connector, UpgradePolicy};
+use connector_crds::{Connector, Guarantee, UpgradePolicy};
 use serde_json::{Value, json};
 
 use super::objects::{Desired, Owner, build};
@@ -12,7 +12,11 @@ use crate::settings::{Allow, OperatorSettings};
 use crate::validate::{ValidatedConnector, validate};
 
 pub(crate) fn settings() -> OperatorSettings {
-    OperatorSettings { runtime_image: "registry.example/connector-runtime:1".into(), allow: Allow::default() }
+    OperatorSettings {
+        runtime_image: "registry.example/connector-runtime:1".into(),
+        allow: Allow::default(),
+        network_policies: false,
+    }
 }
 
 pub(crate) fn owner() -> Owner {
@@ -61,7 +65,7 @@ fn udp_source() -> Value {
 
 pub(crate) fn desired(spec: Value) -> Desired {
     let connector = connector(spec);
-    build(&connector, &owner(), &Rendering::of(&connector, &settings()))
+    build(&connector, &owner(), &Rendering::of(&connector, &settings()), &settings())
 }
 
 fn snapshot(name: &str, desired: &Desired) {
@@ -153,7 +157,7 @@ fn another_system_protocol_or_shape_of_volume_ends_the_old_pods_first() {
 fn a_stored_rendering_reads_back_as_it_was() {
     let connector = connector(kafka_source());
     let rendering = Rendering::of(&connector, &settings());
-    let stored = build(&connector, &owner(), &rendering).rendering;
+    let stored = build(&connector, &owner(), &rendering, &settings()).rendering;
     assert_eq!(Rendering::read(&stored).unwrap(), rendering);
     let mut damaged = stored.clone();
     damaged.data.as_mut().unwrap().remove("spec.json");
@@ -186,7 +190,7 @@ fn an_upgrade_of_the_operator_waits_for_a_change_of_the_spec() {
 #[test]
 fn a_field_that_a_newer_definition_adds_with_its_default_is_no_difference() {
     let stored = rendered(kafka_source());
-    let config_map = build(&connector(kafka_source()), &owner(), &stored).rendering;
+    let config_map = build(&connector(kafka_source()), &owner(), &stored, &settings()).rendering;
     let mut older = config_map;
     let text = older.data.as_mut().unwrap().get_mut("spec.json").unwrap();
     let mut spec: Value = serde_json::from_str(text).unwrap();
@@ -211,7 +215,7 @@ fn names_and_labels_have_at_most_63_characters() {
     let mut connector = connector(redis_sink());
     connector.identity.name = "n".repeat(52);
     let owner = Owner { name: connector.identity.name.clone(), ..owner() };
-    let desired = build(&connector, &owner, &Rendering::of(&connector, &settings()));
+    let desired = build(&connector, &owner, &Rendering::of(&connector, &settings()), &settings());
     for metadata in [&desired.rendering.metadata, &desired.live.metadata, &desired.stateful_set.metadata] {
         assert!(metadata.name.as_ref().unwrap().len() <= 63);
         assert!(metadata.labels.as_ref().unwrap().values().all(|value| value.len() <= 63));
@@ -223,6 +227,74 @@ fn a_stopped_connector_has_no_pod_and_keeps_everything_else() {
     let stopped = desired(with(redis_sink(), "/state", json!("Stopped")));
     assert_eq!(stopped.stateful_set.spec.unwrap().replicas, Some(0));
     assert!(stopped.service.is_some() && stopped.disruption_budget.is_none());
+}
+
+#[test]
+fn claims_stay_while_stopped_and_go_when_scaled_down_if_asked() {
+    let spec = with(redis_sink(), "/storage", json!({"whenScaled": "Delete"}));
+    let when_scaled = |spec: Value| {
+        let set = desired(spec).stateful_set.spec.unwrap();
+        set.persistent_volume_claim_retention_policy.unwrap().when_scaled.unwrap()
+    };
+    assert_eq!(when_scaled(spec.clone()), "Delete");
+    assert_eq!(when_scaled(with(spec, "/state", json!("Stopped"))), "Retain");
+}
+
+#[test]
+fn a_promise_that_rests_on_state_is_weaker_without_a_claim() {
+    let promise = |spec: Value| connector(with(spec, "/storage", json!({"ephemeral": true}))).promise();
+    assert_eq!(connector(redis_sink()).promise().guarantee, Guarantee::AtLeastOnce);
+    assert_eq!(promise(redis_sink()).guarantee, Guarantee::BestEffort);
+    // Kafka's records and Wallaroo's positions are elsewhere.
+    assert_eq!(promise(kafka_source()), connector(kafka_source()).promise());
+}
+
+#[test]
+fn a_network_policy_lets_in_what_a_connector_is_made_for() {
+    let settings = OperatorSettings { network_policies: true, ..settings() };
+    let rules = |spec: Value| {
+        let connector = connector(spec);
+        let desired = build(&connector, &owner(), &Rendering::of(&connector, &settings), &settings);
+        let spec = serde_json::to_value(desired.network_policy.unwrap().spec).unwrap();
+        assert_eq!(spec["policyTypes"], json!(["Ingress"]));
+        assert_eq!(spec["podSelector"]["matchLabels"], json!(crate::names::selector("orders")));
+        spec["ingress"].clone()
+    };
+    let open = |port: &str, protocol: &str| json!({"ports": [{"port": port, "protocol": protocol}]});
+    let in_cluster = |mut rule: Value| {
+        rule["from"] = json!([{"namespaceSelector": {}}]);
+        rule
+    };
+    let admin = in_cluster(open("admin", "TCP"));
+    assert_eq!(rules(kafka_source()), json!([admin]));
+    assert_eq!(rules(redis_sink()), json!([admin, in_cluster(open("records", "TCP"))]));
+    assert_eq!(rules(udp_source()), json!([admin, open("records", "UDP")]));
+    assert_eq!(desired(redis_sink()).network_policy, None);
+}
+
+#[test]
+fn affinity_and_spread_reach_the_pod_with_the_connectors_own_labels() {
+    let host = json!({"topologyKey": "kubernetes.io/hostname"});
+    let given = json!({
+        "affinity": {
+            "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "disk", "operator": "NotIn", "values": ["slow"]}]}]}},
+            "podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 7, "podAffinityTerm":
+                {"topologyKey": "zone", "labelSelector": {"matchLabels": {"app": "kafka"}}}}]},
+            "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [host]},
+        },
+        "topologySpreadConstraints": [{"maxSkew": 2, "topologyKey": "zone"}],
+    });
+    let set = desired(with(kafka_source(), "/pod", given.clone())).stateful_set;
+    let pod = serde_json::to_value(set.spec.unwrap().template.spec).unwrap();
+    let own = json!({"matchLabels": crate::names::selector("orders")});
+    let mut expected = given;
+    expected["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0]["labelSelector"] =
+        own.clone();
+    expected["topologySpreadConstraints"][0]["whenUnsatisfiable"] = "DoNotSchedule".into();
+    expected["topologySpreadConstraints"][0]["labelSelector"] = own;
+    assert_eq!(pod["affinity"], expected["affinity"]);
+    assert_eq!(pod["topologySpreadConstraints"], expected["topologySpreadConstraints"]);
 }
 
 #[test]

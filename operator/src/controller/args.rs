@@ -23,6 +23,9 @@ pub struct RunArguments {
     /// Let Connectors run as a `ServiceAccount` that they name
     #[arg(long)]
     allow_service_account_name: bool,
+    /// Give each Connector a `NetworkPolicy` that lets in what it is made for, and nothing else
+    #[arg(long)]
+    network_policies: bool,
     /// Work without leader election: this process is the only operator
     #[arg(long)]
     no_leader_election: bool,
@@ -47,6 +50,7 @@ impl From<RunArguments> for Options {
                     runtime_image: arguments.allow_runtime_image,
                     service_account_name: arguments.allow_service_account_name,
                 },
+                network_policies: arguments.network_policies,
             },
             namespaces: arguments.namespaces.into_iter().filter(|name| !name.is_empty()).collect(),
             admin: arguments.admin,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -30,6 +31,8 @@ pub struct Observed {
     pub service_account: Option<Arc<ServiceAccount>>,
     /// The `PodDisruptionBudget` of its name.
     pub disruption_budget: Option<Arc<PodDisruptionBudget>>,
+    /// The `NetworkPolicy` of its name.
+    pub network_policy: Option<Arc<NetworkPolicy>>,
     /// Its pods, by name.
     pub pods: Vec<Arc<Pod>>,
 }
@@ -83,7 +86,7 @@ pub fn plan(
     let fresh = Rendering::of(connector, settings);
     let chosen = choose(running, fresh, connector.runtime.upgrade_policy);
     let recreates = in_force.as_deref().and_then(named).is_some_and(|old| chosen.rendering.replaces(old));
-    let desired = build(connector, owner, &chosen.rendering);
+    let desired = build(connector, owner, &chosen.rendering, settings);
     let replicas = observed.stateful_set.as_ref().and_then(|set| set.spec.as_ref()?.replicas);
     let mut needed: BTreeSet<String> = in_force.iter().cloned().collect();
     needed.insert(chosen.rendering.name.clone());

@@ -198,6 +198,9 @@ impl Pass<'_> {
         if let Some(budget) = &desired.disruption_budget {
             step!("PodDisruptionBudget", budget, observed.disruption_budget.as_deref());
         }
+        if let Some(policy) = &desired.network_policy {
+            step!("NetworkPolicy", policy, observed.network_policy.as_deref());
+        }
         step!("StatefulSet", &desired.stateful_set, observed.stateful_set.as_deref());
         self.tidy(plan).await?;
         Ok(Progress::Applied)
@@ -237,6 +240,9 @@ impl Pass<'_> {
         }
         if desired.disruption_budget.is_none() {
             self.remove("PodDisruptionBudget", observed.disruption_budget.as_deref()).await?;
+        }
+        if desired.network_policy.is_none() {
+            self.remove("NetworkPolicy", observed.network_policy.as_deref()).await?;
         }
         for name in &plan.superfluous {
             self.remove("ConfigMap", observed.config_map(name)).await?;

@@ -6,6 +6,7 @@ use connector_crds::Connector;
 use futures::stream::{BoxStream, SelectAll, StreamExt as _};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::DeserializeGuard;
@@ -38,6 +39,8 @@ pub struct Stores {
     pub service_accounts: Store<ServiceAccount>,
     /// `PodDisruptionBudget`s.
     pub disruption_budgets: Store<PodDisruptionBudget>,
+    /// `NetworkPolicy`s.
+    pub network_policies: Store<NetworkPolicy>,
     /// Pods.
     pub pods: Store<Pod>,
 }
@@ -57,6 +60,8 @@ pub struct Writers {
     pub service_accounts: Writer<ServiceAccount>,
     /// `PodDisruptionBudget`s.
     pub disruption_budgets: Writer<PodDisruptionBudget>,
+    /// `NetworkPolicy`s.
+    pub network_policies: Writer<NetworkPolicy>,
     /// Pods.
     pub pods: Writer<Pod>,
 }
@@ -71,6 +76,7 @@ impl Writers {
             services: self.services.as_reader(),
             service_accounts: self.service_accounts.as_reader(),
             disruption_budgets: self.disruption_budgets.as_reader(),
+            network_policies: self.network_policies.as_reader(),
             pods: self.pods.as_reader(),
         }
     }
@@ -85,6 +91,7 @@ impl Stores {
         self.services.wait_until_ready().await?;
         self.service_accounts.wait_until_ready().await?;
         self.disruption_budgets.wait_until_ready().await?;
+        self.network_policies.wait_until_ready().await?;
         self.pods.wait_until_ready().await
     }
 
@@ -103,6 +110,7 @@ impl Stores {
             service: get(&self.services, namespace, name),
             service_account: get(&self.service_accounts, namespace, name),
             disruption_budget: get(&self.disruption_budgets, namespace, name),
+            network_policy: get(&self.network_policies, namespace, name),
             pods,
         }
     }
@@ -143,6 +151,7 @@ pub fn watch(client: &Client, namespace: Option<&str>, writers: Writers) -> Trig
         writers.disruption_budgets,
         |_| (),
     ));
+    triggers.push(children(api::<NetworkPolicy>(client, namespace), &ours, writers.network_policies, |_| ()));
     triggers.push(children(api::<Pod>(client, namespace), &ours, writers.pods, reduce_pod));
     triggers
 }

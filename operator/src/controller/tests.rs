@@ -67,6 +67,7 @@ impl Cluster {
         fill(&mut writers.services, &labelled(self.api.list("services")));
         fill(&mut writers.service_accounts, &self.api.list("serviceaccounts"));
         fill(&mut writers.disruption_budgets, &self.api.list("poddisruptionbudgets"));
+        fill(&mut writers.network_policies, &self.api.list("networkpolicies"));
         fill(&mut writers.pods, &self.api.list("pods"));
         let client = self.api.client();
         let reporter = Reporter { controller: "test".into(), instance: Some("test".into()) };
@@ -359,6 +360,19 @@ async fn what_the_api_server_refuses_is_said_and_what_fails_is_tried_again() {
     cluster.api.0.lock().unwrap().failures.clear();
     cluster.settle().await;
     assert_eq!(cluster.reason(ConditionType::Ready).unwrap(), "Running");
+}
+
+#[tokio::test]
+async fn a_network_policy_comes_and_goes_with_the_operators_switch_and_restarts_nothing() {
+    let mut cluster = Cluster::with(redis_sink());
+    cluster.settle().await;
+    let before = rendering(&cluster);
+    cluster.settings.network_policies = true;
+    assert_eq!(cluster.reconcile().await.unwrap(), ["POST networkpolicies/orders"]);
+    assert!(cluster.reconcile().await.unwrap().is_empty());
+    cluster.settings.network_policies = false;
+    assert_eq!(cluster.reconcile().await.unwrap(), ["DELETE networkpolicies/orders"]);
+    assert_eq!(rendering(&cluster), before);
 }
 
 #[tokio::test]
