@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use connector_crds::{Amounts, Paths, SinkSpec, SourceSpec, Toleration};
+use connector_crds::{Paths, SinkSpec, SourceSpec, Toleration};
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
     EnvVarSource, HTTPGetAction, KeyToPath, LocalObjectReference, ObjectFieldSelector, PodSecurityContext,
@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::quantity::canonical;
+use super::quantity::{canonical, exceeds};
 use super::{Placement, needs_claim, scheduling};
 use crate::names;
 use crate::secret_references::secret_references;
@@ -226,20 +226,37 @@ fn resources(connector: &ValidatedConnector) -> ResourceRequirements {
     // What is in flight is held once in batches and once in buffers of client and socket.
     let in_flight_mib = connector.delivery.in_flight.bytes / (1024 * 1024);
     let memory = format!("{}Mi", MEMORY_LIMIT_MIB.max(MEMORY_LIMIT_MIB / 2 + 2 * in_flight_mib));
+    let (cpu, memory) = (
+        bounds(given.requests.cpu.as_deref(), "100m", given.limits.cpu.as_deref(), "2"),
+        bounds(given.requests.memory.as_deref(), "64Mi", given.limits.memory.as_deref(), &memory),
+    );
+    let amounts = |cpu: String, memory: String| {
+        BTreeMap::from([("cpu".into(), Quantity(cpu)), ("memory".into(), Quantity(memory))])
+    };
     ResourceRequirements {
-        requests: Some(amounts(&given.requests, "100m", "64Mi")),
-        limits: Some(amounts(&given.limits, "2", &memory)),
+        requests: Some(amounts(cpu.0, memory.0)),
+        limits: Some(amounts(cpu.1, memory.1)),
         ..ResourceRequirements::default()
     }
 }
 
-fn amounts(given: &Amounts, cpu: &str, memory: &str) -> BTreeMap<String, Quantity> {
-    let amount =
-        |given: &Option<String>, default: &str| Quantity(canonical(given.as_deref().unwrap_or(default)));
-    BTreeMap::from([
-        ("cpu".into(), amount(&given.cpu, cpu)),
-        ("memory".into(), amount(&given.memory, memory)),
-    ])
+/// Request and limit of one resource. The API server refuses a limit below the request, so a default gives way to what was
+/// given.
+fn bounds(
+    request: Option<&str>,
+    default_request: &str,
+    limit: Option<&str>,
+    default_limit: &str,
+) -> (String, String) {
+    let (request, limit) = match (request, limit) {
+        (Some(request), Some(limit)) => (request, limit),
+        (Some(request), None) if exceeds(request, default_limit) => (request, request),
+        (Some(request), None) => (request, default_limit),
+        (None, Some(limit)) if exceeds(default_request, limit) => (limit, limit),
+        (None, Some(limit)) => (default_request, limit),
+        (None, None) => (default_request, default_limit),
+    };
+    (canonical(request), canonical(limit))
 }
 
 fn toleration(given: &Toleration) -> KubeToleration {

@@ -13,12 +13,31 @@ pub fn canonical(text: &str) -> String {
     parsed(text).unwrap_or_else(|| text.to_owned())
 }
 
-fn parsed(text: &str) -> Option<String> {
+/// Whether one amount is more than another; both passed the rules of the resource.
+pub fn exceeds(one: &str, other: &str) -> bool {
+    let thousandths = |text| {
+        let (thousandths, unit) = split(text)?;
+        match unit {
+            "" => Some(thousandths),
+            "m" => Some(thousandths.div_ceil(1_000)),
+            unit => {
+                let mut units = BINARY.iter().chain(&DECIMAL);
+                units.find(|(name, _)| *name == unit).map(|(_, factor)| thousandths * factor)
+            }
+        }
+    };
+    thousandths(one) > thousandths(other)
+}
+
+/// The number in thousandths, for the rules allow three decimals, and the unit.
+fn split(text: &str) -> Option<(u128, &str)> {
     let number = text.trim_end_matches(|character: char| character.is_ascii_alphabetic());
-    let unit = &text[number.len()..];
     let (whole, decimals) = number.split_once('.').unwrap_or((number, ""));
-    // Thousandths: the rules allow three decimals.
-    let thousandths: u128 = format!("{whole}{decimals:0<3}").parse().ok()?;
+    Some((format!("{whole}{decimals:0<3}").parse().ok()?, &text[number.len()..]))
+}
+
+fn parsed(text: &str) -> Option<String> {
+    let (thousandths, unit) = split(text)?;
     if let Some((_, factor)) = BINARY.iter().find(|(name, _)| *name == unit) {
         let bytes = (thousandths * factor).div_ceil(1_000);
         let fitting = BINARY.iter().find(|(_, factor)| bytes != 0 && bytes.is_multiple_of(*factor));
@@ -39,6 +58,15 @@ fn parsed(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn amounts_are_compared_across_units() {
+        for (more, less) in [("0.5Gi", "256Mi"), ("2", "500m"), ("2500m", "2"), ("1Gi", "1G"), ("1k", "999")]
+        {
+            assert!(super::exceeds(more, less) && !super::exceeds(less, more), "{more} {less}");
+        }
+        assert!(!super::exceeds("1Gi", "1024Mi"));
+    }
+
     use super::canonical;
 
     #[test]

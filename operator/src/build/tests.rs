@@ -304,6 +304,20 @@ fn the_admin_port_gives_way_to_a_sink() {
 }
 
 #[test]
+fn a_default_gives_way_to_a_request_above_or_a_limit_below_it() {
+    let spec =
+        with(kafka_source(), "/pod", json!({"resources": {"requests": {"cpu": "2500m", "memory": "0.5Gi"}}}));
+    let pod = desired(spec).stateful_set.spec.unwrap().template.spec.unwrap();
+    let limits = pod.containers[0].resources.as_ref().unwrap().limits.clone().unwrap();
+    assert_eq!((limits["cpu"].0.as_str(), limits["memory"].0.as_str()), ("2500m", "512Mi"));
+    let spec =
+        with(kafka_source(), "/pod", json!({"resources": {"limits": {"cpu": "50m", "memory": "48Mi"}}}));
+    let pod = desired(spec).stateful_set.spec.unwrap().template.spec.unwrap();
+    let requests = pod.containers[0].resources.as_ref().unwrap().requests.clone().unwrap();
+    assert_eq!((requests["cpu"].0.as_str(), requests["memory"].0.as_str()), ("50m", "48Mi"));
+}
+
+#[test]
 fn memory_follows_what_may_be_in_flight() {
     let spec = with(redis_sink(), "/delivery", json!({"inFlight": {"bytes": 1_073_741_824}}));
     let pod = desired(spec).stateful_set.spec.unwrap().template.spec.unwrap();
