@@ -15,6 +15,7 @@ pub mod file;
 pub mod generator;
 pub mod kafka;
 pub mod redis;
+mod split;
 pub mod stdout;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -65,6 +66,7 @@ pub fn source(spec: &SourceSpec, context: Context) -> Result<Box<dyn Source>, Sy
 pub fn sink(spec: &SinkSpec, context: Context) -> Result<Box<dyn Sink>, SystemError> {
     match spec {
         SinkSpec::File(spec) => Ok(Box::new(file::FileSink::new(spec, &context))),
+        SinkSpec::Kafka(spec) => Ok(Box::new(kafka::KafkaSink::new(spec, context))),
         SinkSpec::Redis(spec) => Ok(Box::new(redis::RedisHashSink::new(spec, &context)?)),
         SinkSpec::Stdout(spec) => Ok(Box::new(stdout::StdoutSink::new(spec))),
         SinkSpec::Udp(spec) => Ok(Box::new(udp::UdpSink::new(spec))),

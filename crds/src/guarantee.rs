@@ -122,7 +122,8 @@ impl Delivery {
     pub fn of_sink(sink: &SinkSpec, wallaroo: &WallarooSpec, delivery: &DeliverySpec) -> Delivery {
         let rewriting = match sink {
             SinkSpec::File(_) => Rewriting::Positioned,
-            SinkSpec::Redis(_) | SinkSpec::Stdout(_) => Rewriting::Repeats,
+            SinkSpec::Kafka(kafka) if kafka.exactly_once => Rewriting::Positioned,
+            SinkSpec::Kafka(_) | SinkSpec::Redis(_) | SinkSpec::Stdout(_) => Rewriting::Repeats,
             SinkSpec::Udp(_) => Rewriting::Unacknowledged,
         };
         match (rewriting, checkpoints(wallaroo, delivery)) {

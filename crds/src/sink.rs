@@ -3,17 +3,18 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::systems::{file::FileSink, redis::RedisSink, stdout::StdoutSink, udp::UdpSink};
+use crate::systems::{file::FileSink, kafka::KafkaSink, redis::RedisSink, stdout::StdoutSink, udp::UdpSink};
 use crate::union::exactly_one;
 
 /// The system that records are written to; exactly one field is set.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = exactly_one)]
-#[expect(clippy::large_enum_variant, reason = "a process holds one, an operator one a Connector")]
 pub enum SinkSpec {
     /// A file that records are appended to.
     File(FileSink),
+    /// A Kafka topic.
+    Kafka(KafkaSink),
     /// Fields of a Redis hash.
     Redis(RedisSink),
     /// The standard output of the runtime.

@@ -4,6 +4,7 @@ pub mod file;
 pub mod generator;
 pub mod kafka;
 pub mod redis;
+pub mod split;
 pub mod stdout;
 pub mod tls;
 pub mod udp;

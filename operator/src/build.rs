@@ -29,7 +29,9 @@ pub fn keeps_state(connector: &ValidatedConnector) -> bool {
     let needs = match &connector.system {
         System::Source(SourceSpec::File(_)) | System::Sink(SinkSpec::File(_)) => true,
         System::Source(SourceSpec::Generator(_) | SourceSpec::Kafka(_) | SourceSpec::Udp(_)) => false,
-        System::Sink(SinkSpec::Redis(_) | SinkSpec::Stdout(_) | SinkSpec::Udp(_)) => keeps_log,
+        System::Sink(SinkSpec::Kafka(_) | SinkSpec::Redis(_) | SinkSpec::Stdout(_) | SinkSpec::Udp(_)) => {
+            keeps_log
+        }
     };
     needs || connector.delivery.dead_letter.is_some()
 }

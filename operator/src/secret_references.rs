@@ -26,6 +26,10 @@ pub fn secret_references(connector: &ValidatedConnector) -> Vec<SecretReference>
                 kafka.sasl.as_ref().map(|sasl| &sasl.password),
             );
         }
+        System::Sink(SinkSpec::Kafka(kafka)) => {
+            tls(&mut found, "spec.sink.kafka.tls", kafka.tls.as_ref());
+            add(&mut found, "spec.sink.kafka.sasl.password", kafka.sasl.as_ref().map(|sasl| &sasl.password));
+        }
         System::Sink(SinkSpec::Redis(redis)) => {
             tls(&mut found, "spec.sink.redis.tls", redis.tls.as_ref());
             add(&mut found, "spec.sink.redis.auth.password", redis.auth.as_ref().map(|auth| &auth.password));

@@ -28,6 +28,7 @@ impl System {
             System::Source(SourceSpec::Kafka(_)) => "KafkaSource",
             System::Source(SourceSpec::Udp(_)) => "UdpSource",
             System::Sink(SinkSpec::File(_)) => "FileSink",
+            System::Sink(SinkSpec::Kafka(_)) => "KafkaSink",
             System::Sink(SinkSpec::Redis(_)) => "RedisSink",
             System::Sink(SinkSpec::Stdout(_)) => "StdoutSink",
             System::Sink(SinkSpec::Udp(_)) => "UdpSink",

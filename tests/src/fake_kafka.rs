@@ -7,10 +7,13 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-use connector_crds::systems::kafka::{KafkaSource, StartPosition};
+use connector_crds::systems::kafka::{Compression, KafkaSink, KafkaSource, Partitioner, StartPosition};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message as _;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 use rdkafka::{ClientConfig, message::ToBytes};
+use rdkafka::{Offset, TopicPartitionList};
 
 /// The double.
 pub type Broker = MockCluster<'static, DefaultProducerContext>;
@@ -90,6 +93,20 @@ impl FakeKafka {
         }
     }
 
+    /// A sink to a topic, without transactions.
+    pub fn sink_spec(&self, topic: &str) -> KafkaSink {
+        KafkaSink {
+            bootstrap_servers: vec![self.servers.clone()],
+            topic: topic.to_owned(),
+            key: None,
+            partitioner: Partitioner::default(),
+            compression: Compression::default(),
+            exactly_once: false,
+            tls: None,
+            sasl: None,
+        }
+    }
+
     /// Writes records, each to the partition that it names, and returns when the broker has them.
     pub fn produce<'a>(&self, topic: &str, records: impl IntoIterator<Item = (i32, Option<&'a [u8]>)>) {
         produce(&ClientConfig::new().set("bootstrap.servers", &self.servers).clone(), topic, records);
@@ -116,4 +133,35 @@ pub fn produce<'a>(
         }
     }
     producer.flush(PATIENCE).expect("the broker takes the records");
+}
+
+/// One record as a reader finds it: partition, key, value.
+pub type Read = (i32, Option<Vec<u8>>, Vec<u8>);
+
+/// Reads a topic from its beginning, committed records alone, until `count` are there or nothing came for `patience`; of each
+/// partition in order.
+pub fn consume(config: &ClientConfig, topic: &str, count: usize, patience: Duration) -> Vec<Read> {
+    let consumer: BaseConsumer = config
+        .clone()
+        .set("group.id", "reader")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .create()
+        .expect("a consumer");
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).expect("the topic");
+    let mut list = TopicPartitionList::new();
+    for partition in metadata.topics()[0].partitions() {
+        list.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("an offset");
+    }
+    consumer.assign(&list).expect("an assignment");
+    let mut found = Vec::new();
+    let mut quiet_since = std::time::Instant::now();
+    while found.len() < count && quiet_since.elapsed() < patience {
+        if let Some(Ok(message)) = consumer.poll(Duration::from_millis(50)) {
+            quiet_since = std::time::Instant::now();
+            let (key, value) = (message.key().map(<[u8]>::to_vec), message.payload().unwrap_or_default());
+            found.push((message.partition(), key, value.to_vec()));
+        }
+    }
+    found
 }

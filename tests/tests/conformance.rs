@@ -40,6 +40,7 @@ suites! { source_suite SOURCES:
 suites! { sink_suite SINKS:
     "file" file_lines_sink file_fixture::Sink::lines;
     "file" file_prefixed_sink file_fixture::Sink::prefixed;
+    "kafka" kafka_sink kafka_fixture::Sink::new;
     "redis" redis_delimiter_sink redis_fixture::Sink::with_delimiter;
     "redis" redis_length_prefix_sink redis_fixture::Sink::with_length_prefix;
     "stdout" stdout_sink stdout_fixture::Sink::new;
@@ -60,6 +61,7 @@ fn source_system(spec: &SourceSpec) -> &'static str {
 fn sink_system(spec: &SinkSpec) -> &'static str {
     match spec {
         SinkSpec::File(_) => "file",
+        SinkSpec::Kafka(_) => "kafka",
         SinkSpec::Redis(_) => "redis",
         SinkSpec::Stdout(_) => "stdout",
         SinkSpec::Udp(_) => "udp",
@@ -91,6 +93,7 @@ async fn fixtures_point_at_the_system_that_they_stand_for() {
     assert_eq!(source_system(&kafka_fixture::Source::new(&world).await.spec()), "kafka");
     assert_eq!(source_system(&udp_fixture::Source::new(&world).await.spec()), "udp");
     assert_eq!(sink_system(&file_fixture::Sink::lines(&world).await.spec()), "file");
+    assert_eq!(sink_system(&kafka_fixture::Sink::new(&world).await.spec()), "kafka");
     assert_eq!(sink_system(&redis_fixture::Sink::with_delimiter(&world).await.spec()), "redis");
     assert_eq!(sink_system(&stdout_fixture::Sink::new(&world).await.spec()), "stdout");
     assert_eq!(sink_system(&udp_fixture::Sink::new(&world).await.spec()), "udp");

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use connector_crds::systems::redis::{FieldSplit, RedisAuth, RedisHash, RedisSink};
+use connector_crds::systems::redis::{RedisAuth, RedisHash, RedisSink};
+use connector_crds::systems::split::KeySplit;
 use connector_crds::systems::tls::TlsSpec;
 use connector_crds::{SecretKeyRef, SinkSpec};
 use connector_runtime::connectors::{self, Context};
@@ -43,7 +44,7 @@ fn over_tls(world: &World) -> RedisSink {
     RedisSink {
         address: environment("REDIS_TLS_ADDRESS"),
         database: 0,
-        hash: RedisHash { key: key(), field: FieldSplit::LengthPrefix {}, ttl_seconds: Some(600) },
+        hash: RedisHash { key: key(), field: KeySplit::LengthPrefix {}, ttl_seconds: Some(600) },
         tls: Some(TlsSpec { ca: Some(world.secret("ca", &file("SERVICES_CA"))), ..TlsSpec::default() }),
         auth: Some(RedisAuth {
             username: Some(environment("REDIS_USER")),
@@ -57,7 +58,7 @@ fn plain(world: &World) -> RedisSink {
     RedisSink {
         address: environment("REDIS_ADDRESS"),
         database: 3,
-        hash: RedisHash { key: key(), field: FieldSplit::Delimiter("=>".into()), ttl_seconds: None },
+        hash: RedisHash { key: key(), field: KeySplit::Delimiter("=>".into()), ttl_seconds: None },
         tls: None,
         auth: Some(RedisAuth {
             username: None,

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use connector_crds::SinkSpec;
-use connector_crds::systems::redis::{FieldSplit, RedisAuth, RedisHash, RedisSink};
+use connector_crds::systems::redis::{RedisAuth, RedisHash, RedisSink};
+use connector_crds::systems::split::KeySplit;
 use connector_crds::systems::tls::TlsSpec;
 use connector_runtime::connectors;
 use connector_runtime::record::{Batch, BatchBuilder, NO_TIME, Record};
@@ -13,7 +14,7 @@ use connector_tests::conformance::World;
 use connector_tests::fake_redis::FakeRedis;
 
 fn spec(server: &FakeRedis) -> RedisSink {
-    let hash = RedisHash { key: "h".into(), field: FieldSplit::default(), ttl_seconds: None };
+    let hash = RedisHash { key: "h".into(), field: KeySplit::default(), ttl_seconds: None };
     RedisSink { address: server.address(), database: 0, hash, tls: None, auth: None }
 }
 

@@ -2,6 +2,5 @@
 
 mod connection;
 mod sink;
-mod split;
 
 pub use sink::RedisHashSink;

@@ -60,7 +60,7 @@ impl System {
         match self {
             System::Source(SourceSpec::File(_)) | System::Sink(SinkSpec::File(_)) => "file",
             System::Source(SourceSpec::Generator(_)) => "generator",
-            System::Source(SourceSpec::Kafka(_)) => "kafka",
+            System::Source(SourceSpec::Kafka(_)) | System::Sink(SinkSpec::Kafka(_)) => "kafka",
             System::Source(SourceSpec::Udp(_)) | System::Sink(SinkSpec::Udp(_)) => "udp",
             System::Sink(SinkSpec::Redis(_)) => "redis",
             System::Sink(SinkSpec::Stdout(_)) => "stdout",
@@ -75,6 +75,7 @@ impl System {
             System::Source(SourceSpec::Kafka(_)) => "KafkaSource",
             System::Source(SourceSpec::Udp(_)) => "UdpSource",
             System::Sink(SinkSpec::File(_)) => "FileSink",
+            System::Sink(SinkSpec::Kafka(_)) => "KafkaSink",
             System::Sink(SinkSpec::Redis(_)) => "RedisSink",
             System::Sink(SinkSpec::Stdout(_)) => "StdoutSink",
             System::Sink(SinkSpec::Udp(_)) => "UdpSink",

@@ -30,6 +30,10 @@ fn sinks() -> Vec<(Value, [Delivery; 3])> {
     vec![
         (json!({"file": {"path": "a"}}), [NOTHING_KEPT, SINK_ONCE, NOTHING_KEPT]),
         (
+            json!({"kafka": {"bootstrapServers": ["k:9092"], "topic": "t"}}),
+            [NOTHING_KEPT, SINK_ONCE, NOTHING_KEPT],
+        ),
+        (
             json!({"redis": {"address": "r:6379", "hash": {"key": "k"}}}),
             [NOTHING_KEPT, SINK_REPEATS, NOTHING_KEPT],
         ),
@@ -83,4 +87,10 @@ fn a_promise_reads_as_a_phrase() {
     assert_eq!(SINK_ONCE.to_string(), "exactly once, while Wallaroo keeps its checkpoints");
     assert_eq!(SOURCE_SOCKET.to_string(), "best effort, up to the kernel of the worker's host");
     assert_eq!(VOLATILE.to_string(), "at most once");
+}
+
+#[test]
+fn a_kafka_sink_without_transactions_repeats() {
+    let system = json!({"kafka": {"bootstrapServers": ["k:9092"], "topic": "t", "exactlyOnce": false}});
+    assert_eq!(promised("sink", &system, Protocol::Connector, "Checkpoint"), SINK_REPEATS);
 }

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::split::KeySplit;
 use super::tls::TlsSpec;
 use crate::SecretKeyRef;
 use crate::rules::{self, ItemRules, Rules};
@@ -36,6 +37,67 @@ pub struct KafkaSource {
     /// Authentication at the brokers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sasl: Option<KafkaSasl>,
+}
+
+/// Writes each record to a topic, with `acks=all` and an idempotent producer.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = Rules(&[&rules::PLAIN_NEEDS_TLS]))]
+pub struct KafkaSink {
+    /// Brokers to start from, `host:port` each.
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 260)), transform = ItemRules(&[&rules::HOST_PORT]))]
+    pub bootstrap_servers: Vec<String>,
+    /// Topic to write to; it must exist.
+    #[schemars(length(min = 1, max = 249))]
+    pub topic: String,
+    /// How a record splits into key and value; absent: no key, the record is the value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<KeySplit>,
+    /// Which partition a key goes to.
+    #[serde(default)]
+    pub partitioner: Partitioner,
+    /// Compression of what is sent.
+    #[serde(default)]
+    pub compression: Compression,
+    /// Over `Connector`, write in transactions that carry Wallaroo's position too: exactly once, for readers with `read_committed`.
+    #[serde(default = "default_exactly_once")]
+    pub exactly_once: bool,
+    /// TLS to the brokers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsSpec>,
+    /// SASL authentication at the brokers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sasl: Option<KafkaSasl>,
+}
+
+fn default_exactly_once() -> bool {
+    true
+}
+
+/// Which partition a record with a key goes to; one without goes to any.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum Partitioner {
+    /// By the Murmur2 hash of the key, as Kafka's Java clients do.
+    #[default]
+    Murmur2,
+    /// By the CRC32 of the key, as librdkafka does unless told otherwise.
+    Crc32,
+    /// By the FNV-1a hash of the key, as Sarama does.
+    Fnv1a,
+}
+
+/// Compression.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
+pub enum Compression {
+    /// None.
+    #[default]
+    None,
+    /// Gzip: small and slow.
+    Gzip,
+    /// Snappy: fast.
+    Snappy,
+    /// LZ4: fast.
+    Lz4,
 }
 
 /// Where a partition starts that neither Wallaroo nor the group knows.

@@ -3,10 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::split::KeySplit;
 use super::tls::TlsSpec;
 use crate::SecretKeyRef;
 use crate::rules::{self, Rules};
-use crate::union::exactly_one;
 
 /// Writes each record as one field of a hash.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
@@ -38,28 +38,11 @@ pub struct RedisHash {
     pub key: String,
     /// How a record splits into field and value.
     #[serde(default)]
-    pub field: FieldSplit,
+    pub field: KeySplit,
     /// Seconds after the last write until the hash expires; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 315_360_000))]
     pub ttl_seconds: Option<i32>,
-}
-
-/// How a record splits into key and value.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-#[schemars(transform = exactly_one)]
-pub enum FieldSplit {
-    /// The key ends at the first occurrence of this text; the rest is the value.
-    Delimiter(#[schemars(length(min = 1, max = 16))] String),
-    /// The key's length as 4 bytes big-endian, the key, the value.
-    LengthPrefix {},
-}
-
-impl Default for FieldSplit {
-    fn default() -> Self {
-        FieldSplit::Delimiter(":".into())
-    }
 }
 
 /// Redis authentication.

@@ -5,7 +5,7 @@ use super::text::{
     is_amount, is_host_port, is_host_without_port, is_ip, is_label, is_multicast, volume_bytes,
 };
 use crate::rules::{self, CelRule};
-use crate::systems::kafka::{KafkaSource, SaslMechanism, StartAt, StartPosition};
+use crate::systems::kafka::{KafkaSasl, KafkaSink, KafkaSource, SaslMechanism, StartAt, StartPosition};
 use crate::systems::redis::RedisSink;
 use crate::systems::tls::TlsSpec;
 use crate::systems::udp::{UdpSink, UdpSource};
@@ -178,6 +178,7 @@ fn spec(parts: &Parts<'_>, mut found: Findings<'_>) {
     }
     match sink {
         None | Some(SinkSpec::File(_) | SinkSpec::Stdout(_)) => {}
+        Some(SinkSpec::Kafka(sink)) => kafka_sink(sink, found.below(".sink.kafka")),
         Some(SinkSpec::Redis(sink)) => redis_sink(sink, found.below(".sink.redis")),
         Some(SinkSpec::Udp(sink)) => udp_sink(sink, found.below(".sink.udp")),
     }
@@ -195,14 +196,27 @@ fn wallaroo_end(wallaroo: &WallarooSpec, is_connector: bool, mut found: Findings
 
 fn kafka_source(source: &KafkaSource, mut found: Findings<'_>) {
     found.expect(source.topics.is_empty() == source.topic_pattern.is_some(), &rules::TOPICS_OR_PATTERN);
-    let plain = source.sasl.as_ref().is_some_and(|sasl| match sasl.mechanism {
+    start_position(&source.start_position, found.below(".startPosition"));
+    kafka_access(&source.bootstrap_servers, source.tls.as_ref(), source.sasl.as_ref(), found);
+}
+
+fn kafka_sink(sink: &KafkaSink, found: Findings<'_>) {
+    kafka_access(&sink.bootstrap_servers, sink.tls.as_ref(), sink.sasl.as_ref(), found);
+}
+
+fn kafka_access(
+    servers: &[String],
+    with_tls: Option<&TlsSpec>,
+    sasl: Option<&KafkaSasl>,
+    mut found: Findings<'_>,
+) {
+    let plain = sasl.is_some_and(|sasl| match sasl.mechanism {
         SaslMechanism::Plain => true,
         SaslMechanism::ScramSha256 | SaslMechanism::ScramSha512 => false,
     });
-    found.expect(!plain || source.tls.is_some(), &rules::PLAIN_NEEDS_TLS);
-    each(&source.bootstrap_servers, is_host_port, &rules::HOST_PORT, found.below(".bootstrapServers"));
-    start_position(&source.start_position, found.below(".startPosition"));
-    tls(source.tls.as_ref(), found.below(".tls"));
+    found.expect(!plain || with_tls.is_some(), &rules::PLAIN_NEEDS_TLS);
+    each(servers, is_host_port, &rules::HOST_PORT, found.below(".bootstrapServers"));
+    tls(with_tls, found.below(".tls"));
 }
 
 fn start_position(start: &StartPosition, mut found: Findings<'_>) {

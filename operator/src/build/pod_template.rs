@@ -58,9 +58,13 @@ pub fn admin_port(connector: &ValidatedConnector) -> i32 {
 /// The port that others reach the pods at: Wallaroo a sink, senders a UDP source.
 pub fn served_port(connector: &ValidatedConnector) -> Option<(i32, &'static str)> {
     match &connector.system {
-        System::Sink(SinkSpec::File(_) | SinkSpec::Redis(_) | SinkSpec::Stdout(_) | SinkSpec::Udp(_)) => {
-            connector.wallaroo.listen.map(|port| (port, "TCP"))
-        }
+        System::Sink(
+            SinkSpec::File(_)
+            | SinkSpec::Kafka(_)
+            | SinkSpec::Redis(_)
+            | SinkSpec::Stdout(_)
+            | SinkSpec::Udp(_),
+        ) => connector.wallaroo.listen.map(|port| (port, "TCP")),
         System::Source(SourceSpec::Udp(udp)) => Some((udp.port, "UDP")),
         System::Source(SourceSpec::File(_) | SourceSpec::Generator(_) | SourceSpec::Kafka(_)) => None,
     }

@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use connector_crds::SinkSpec;
-use connector_crds::systems::redis::{FieldSplit, RedisAuth, RedisHash, RedisSink};
+use connector_crds::systems::redis::{RedisAuth, RedisHash, RedisSink};
+use connector_crds::systems::split::KeySplit;
 use connector_tests::conformance::sink::{Replay, SinkFixture, SinkTraits};
 use connector_tests::conformance::{Ability, CANARY, Carries, PATIENCE, World};
 use connector_tests::fake_redis::FakeRedis;
@@ -17,7 +18,7 @@ impl Sink {
     /// A server without authentication; field and value by length.
     pub(crate) async fn with_length_prefix(_world: &World) -> Sink {
         let server = FakeRedis::start().await;
-        let hash = RedisHash { key: "totals".into(), field: FieldSplit::LengthPrefix {}, ttl_seconds: None };
+        let hash = RedisHash { key: "totals".into(), field: KeySplit::LengthPrefix {}, ttl_seconds: None };
         let spec = RedisSink { address: server.address(), database: 0, hash, tls: None, auth: None };
         Sink { server, spec }
     }
@@ -29,7 +30,7 @@ impl Sink {
         let auth = RedisAuth { username: Some("writer".into()), password: world.secret("redis", CANARY) };
         let hash = RedisHash {
             key: "totals".into(),
-            field: FieldSplit::Delimiter("=>".into()),
+            field: KeySplit::Delimiter("=>".into()),
             ttl_seconds: Some(60),
         };
         let spec = RedisSink { address: server.address(), database: 3, hash, tls: None, auth: Some(auth) };
@@ -50,8 +51,8 @@ impl SinkFixture for Sink {
     fn record(&self, number: u64, payload: &[u8]) -> Vec<u8> {
         let field = format!("{number:020}").into_bytes();
         match &self.spec.hash.field {
-            FieldSplit::Delimiter(delimiter) => [&field, delimiter.as_bytes(), payload].concat(),
-            FieldSplit::LengthPrefix {} => [&20_u32.to_be_bytes()[..], &field, payload].concat(),
+            KeySplit::Delimiter(delimiter) => [&field, delimiter.as_bytes(), payload].concat(),
+            KeySplit::LengthPrefix {} => [&20_u32.to_be_bytes()[..], &field, payload].concat(),
         }
     }
 

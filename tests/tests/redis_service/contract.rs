@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use connector_crds::SinkSpec;
-use connector_crds::systems::redis::{FieldSplit, RedisSink};
+use connector_crds::systems::redis::RedisSink;
+use connector_crds::systems::split::KeySplit;
 use connector_tests::conformance::sink::{self, Replay, SinkFixture, SinkTraits};
 use connector_tests::conformance::{Ability, CANARY, Carries, PATIENCE, World};
 use connector_tests::services::control;
@@ -28,8 +29,8 @@ impl SinkFixture for Real {
     fn record(&self, number: u64, payload: &[u8]) -> Vec<u8> {
         let field = format!("{number:020}").into_bytes();
         match &self.spec.hash.field {
-            FieldSplit::Delimiter(delimiter) => [&field, delimiter.as_bytes(), payload].concat(),
-            FieldSplit::LengthPrefix {} => [&20_u32.to_be_bytes()[..], &field, payload].concat(),
+            KeySplit::Delimiter(delimiter) => [&field, delimiter.as_bytes(), payload].concat(),
+            KeySplit::LengthPrefix {} => [&20_u32.to_be_bytes()[..], &field, payload].concat(),
         }
     }
 

@@ -1,6 +1,9 @@
 //! What librdkafka is told: the only place that knows the names of its settings.
 
-use connector_crds::systems::kafka::{KafkaSource as Spec, SaslMechanism};
+use connector_crds::systems::kafka::{
+    Compression, KafkaSasl, KafkaSink, KafkaSource as Spec, Partitioner, SaslMechanism,
+};
+use connector_crds::systems::tls::TlsSpec;
 use connector_crds::{ConnectorIdentity, SecretKeyRef};
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
@@ -34,6 +37,18 @@ const PREFETCH_KIB: std::ops::RangeInclusive<i64> = 1_024..=16_384;
 
 /// Records that librdkafka fetches ahead: each costs a few hundred bytes beside its own.
 const PREFETCH_RECORDS: i32 = 50_000;
+
+/// How long a producer waits for more records before it sends, in milliseconds: as long as it takes to hand over a batch.
+const LINGER_MS: &str = "1";
+
+/// Longest time until a record is known to be written or not, in milliseconds: as long as an outage stays unnoticed.
+const MESSAGE_TIMEOUT_MS: &str = "5000";
+
+/// After this time without an end the broker gives a transaction up. Longer than everything that a transaction waits for together.
+const TRANSACTION_TIMEOUT_MS: &str = "60000";
+
+/// Records that wait in a producer, in KiB: two batches of the pump.
+const QUEUE_KIB: &str = "4096";
 
 /// How a certificate begins in PEM.
 const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
@@ -98,9 +113,6 @@ pub(super) fn settings(spec: &Spec, context: &Context, host: &str) -> Result<Set
     let in_flight = context.in_flight;
     let kib = (in_flight.bytes / 1_024).clamp(*PREFETCH_KIB.start(), *PREFETCH_KIB.end());
     config
-        .set_log_level(RDKafkaLogLevel::Warning)
-        .set("bootstrap.servers", spec.bootstrap_servers.join(","))
-        .set("client.id", format!("wallaroo-{}.{}", identity.namespace, identity.name))
         .set("group.id", group(spec, identity))
         .set("group.instance.id", instance(spec, identity, host))
         .set("partition.assignment.strategy", "cooperative-sticky")
@@ -115,13 +127,86 @@ pub(super) fn settings(spec: &Spec, context: &Context, host: &str) -> Result<Set
         // When the queue was full, how soon it is looked at again; the default of 1 s is a pause in the flow.
         .set("fetch.queue.backoff.ms", "5")
         .set("fetch.max.bytes", (kib * 1_024).to_string())
-        .set("topic.metadata.refresh.interval.ms", metadata_interval_ms(spec).to_string())
+        .set("topic.metadata.refresh.interval.ms", metadata_interval_ms(spec).to_string());
+    access(config, context, &spec.bootstrap_servers, spec.tls.as_ref(), spec.sasl.as_ref())
+}
+
+/// Settings of a producer; with `transactional` under the Connector's transactional id.
+///
+/// # Errors
+/// As [`settings`].
+pub(super) fn producer(
+    spec: &KafkaSink,
+    context: &Context,
+    transactional: bool,
+) -> Result<Settings, SystemError> {
+    let mut config = ClientConfig::new();
+    config
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        // A batch is waited for as a whole: there is nothing to wait for beyond it.
+        .set("linger.ms", LINGER_MS)
+        .set("message.timeout.ms", MESSAGE_TIMEOUT_MS)
+        .set("queue.buffering.max.kbytes", QUEUE_KIB)
+        .set(
+            "partitioner",
+            match spec.partitioner {
+                Partitioner::Murmur2 => "murmur2_random",
+                Partitioner::Crc32 => "consistent_random",
+                Partitioner::Fnv1a => "fnv1a_random",
+            },
+        )
+        .set(
+            "compression.type",
+            match spec.compression {
+                Compression::None => "none",
+                Compression::Gzip => "gzip",
+                Compression::Snappy => "snappy",
+                Compression::Lz4 => "lz4",
+            },
+        );
+    if transactional {
+        let identity = &context.identity;
+        config
+            .set("transactional.id", format!("wallaroo-{}.{}", identity.namespace, identity.name))
+            .set("transaction.timeout.ms", TRANSACTION_TIMEOUT_MS);
+    }
+    access(config, context, &spec.bootstrap_servers, spec.tls.as_ref(), spec.sasl.as_ref())
+}
+
+/// Settings of a client that asks for the offset of a group and never joins it.
+///
+/// # Errors
+/// As [`settings`].
+pub(super) fn group_reader(
+    spec: &KafkaSink,
+    context: &Context,
+    group: &str,
+) -> Result<Settings, SystemError> {
+    let mut config = ClientConfig::new();
+    // With `read_committed` the answer waits for the end of transactions that may change it.
+    config.set("group.id", group).set("enable.auto.commit", "false").set("isolation.level", "read_committed");
+    access(config, context, &spec.bootstrap_servers, spec.tls.as_ref(), spec.sasl.as_ref())
+}
+
+/// What every client needs to reach the brokers; reads the Secrets.
+fn access(
+    mut config: ClientConfig,
+    context: &Context,
+    servers: &[String],
+    tls_spec: Option<&TlsSpec>,
+    sasl: Option<&KafkaSasl>,
+) -> Result<Settings, SystemError> {
+    let identity = &context.identity;
+    config
+        .set_log_level(RDKafkaLogLevel::Warning)
+        .set("bootstrap.servers", servers.join(","))
+        .set("client.id", format!("wallaroo-{}.{}", identity.namespace, identity.name))
         .set("reconnect.backoff.max.ms", RECONNECT_MAX_MS)
         .set("socket.keepalive.enable", "true");
-
     let secrets = &context.secrets;
     let mut tls = Sha256::new();
-    if let Some(spec) = &spec.tls {
+    if let Some(spec) = tls_spec {
         // librdkafka reads the files itself; they are read here so that a missing one is named.
         let files = [
             ("tls.ca", "ssl.ca.location", &spec.ca),
@@ -140,7 +225,7 @@ pub(super) fn settings(spec: &Spec, context: &Context, host: &str) -> Result<Set
         }
     }
     let mut password = None;
-    if let Some(sasl) = &spec.sasl {
+    if let Some(sasl) = sasl {
         let secret = secrets.read(&sasl.password)?;
         let mechanism = match sasl.mechanism {
             SaslMechanism::Plain => "PLAIN",
@@ -153,7 +238,7 @@ pub(super) fn settings(spec: &Spec, context: &Context, host: &str) -> Result<Set
             .set("sasl.password", secret.expose_secret());
         password = Some(secret);
     }
-    let protocol = match (&spec.tls, &spec.sasl) {
+    let protocol = match (tls_spec, sasl) {
         (None, None) => "plaintext",
         (Some(_), None) => "ssl",
         (None, Some(_)) => "sasl_plaintext",

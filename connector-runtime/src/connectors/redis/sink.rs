@@ -15,8 +15,8 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::Context;
+use super::super::split::Split;
 use super::connection::{connect, disposition, host_and_port};
-use super::split::Split;
 use crate::record::{Batch, Position};
 use crate::secret::Secrets;
 use crate::sink::{Rejected, Sink, SinkStream, SystemError, Written};

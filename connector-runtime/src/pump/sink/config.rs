@@ -56,6 +56,7 @@ impl SinkPumpConfig {
     pub fn new(config: &RuntimeConfig, secrets: &Secrets) -> Option<SinkPumpConfig> {
         let system = match config.sink.as_ref()? {
             SinkSpec::File(_) => "file",
+            SinkSpec::Kafka(_) => "kafka",
             SinkSpec::Redis(_) => "redis",
             SinkSpec::Stdout(_) => "stdout",
             SinkSpec::Udp(_) => "udp",

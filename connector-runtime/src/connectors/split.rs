@@ -1,6 +1,6 @@
-//! How a record splits into a hash field and its value.
+//! How a record splits into key and value.
 
-use connector_crds::systems::redis::FieldSplit;
+use connector_crds::systems::split::KeySplit;
 use memchr::memmem::Finder;
 
 /// A prepared split.
@@ -13,22 +13,22 @@ pub(super) enum Split {
 }
 
 impl Split {
-    pub(super) fn new(spec: &FieldSplit) -> Split {
+    pub(super) fn new(spec: &KeySplit) -> Split {
         match spec {
-            FieldSplit::Delimiter(text) => {
+            KeySplit::Delimiter(text) => {
                 Split::Delimiter(Box::new(Finder::new(text.as_bytes()).into_owned()))
             }
-            FieldSplit::LengthPrefix {} => Split::LengthPrefix,
+            KeySplit::LengthPrefix {} => Split::LengthPrefix,
         }
     }
 
-    /// Field and value of a payload, both borrowed from it; or why there are none, for people.
+    /// Key and value of a payload, both borrowed from it; or why there are none, for people.
     pub(super) fn apply<'a>(&self, payload: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), String> {
         match self {
             Split::Delimiter(finder) => match finder.find(payload) {
                 Some(at) => Ok((&payload[..at], &payload[at + finder.needle().len()..])),
                 None => Err(format!(
-                    "record of {} bytes has no delimiter {:?} between hash field and value",
+                    "record of {} bytes has no delimiter {:?} between key and value",
                     payload.len(),
                     String::from_utf8_lossy(finder.needle())
                 )),
@@ -36,7 +36,7 @@ impl Split {
             Split::LengthPrefix => {
                 let Some((length, rest)) = payload.split_first_chunk::<4>() else {
                     return Err(format!(
-                        "record of {} bytes has no room for the length of its hash field",
+                        "record of {} bytes has no room for the length of its key",
                         payload.len()
                     ));
                 };
@@ -44,7 +44,7 @@ impl Split {
                 usize::try_from(length).ok().and_then(|length| rest.split_at_checked(length)).ok_or_else(
                     || {
                         format!(
-                            "record says its hash field has {length} bytes, but only {} bytes follow",
+                            "record says its key has {length} bytes, but only {} bytes follow",
                             rest.len()
                         )
                     },
@@ -60,22 +60,22 @@ mod tests {
 
     #[test]
     fn a_delimiter_splits_at_its_first_occurrence_and_its_absence_is_said() {
-        let split = Split::new(&FieldSplit::Delimiter("=>".into()));
+        let split = Split::new(&KeySplit::Delimiter("=>".into()));
         assert_eq!(split.apply(b"a=>b=>c"), Ok((&b"a"[..], &b"b=>c"[..])));
         assert_eq!(split.apply(b"=>"), Ok((&b""[..], &b""[..])));
         assert_eq!(split.apply(b"\xff\x00=>\n"), Ok((&b"\xff\x00"[..], &b"\n"[..])));
         let reason = split.apply(b"a=b").unwrap_err();
-        assert_eq!(reason, r#"record of 3 bytes has no delimiter "=>" between hash field and value"#);
+        assert_eq!(reason, r#"record of 3 bytes has no delimiter "=>" between key and value"#);
     }
 
     #[test]
     fn a_length_prefix_splits_any_bytes_and_a_wrong_one_is_said() {
-        let split = Split::new(&FieldSplit::LengthPrefix {});
+        let split = Split::new(&KeySplit::LengthPrefix {});
         assert_eq!(split.apply(b"\0\0\0\x02a:b"), Ok((&b"a:"[..], &b"b"[..])));
         assert_eq!(split.apply(b"\0\0\0\0"), Ok((&b""[..], &b""[..])));
         assert_eq!(
             split.apply(b"\xff\xff\xff\xffa").unwrap_err(),
-            "record says its hash field has 4294967295 bytes, but only 1 bytes follow"
+            "record says its key has 4294967295 bytes, but only 1 bytes follow"
         );
         assert!(split.apply(b"abc").unwrap_err().contains("no room"));
     }
