@@ -306,7 +306,7 @@ impl Sink for KafkaSink {
         if due && rejected.is_empty() {
             self.commit().await?;
         }
-        Ok(Written { rejected })
+        Ok(Written::rejecting(rejected))
     }
 
     fn durable(&self) -> Vec<(SinkStream, Position)> {
