@@ -138,6 +138,8 @@ async fn a_question_that_fails_is_asked_again() {
     broker.at(|broker| {
         let no = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED];
         broker.request_errors(RDKafkaApiKey::OffsetFetch, &no);
+        let no = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED];
+        broker.request_errors(RDKafkaApiKey::ListOffsets, &no);
     });
     let mut driver = driver(&broker, &world);
     driver.until("all", |driver| driver.total == 10).await;

@@ -4,6 +4,12 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 
 use crate::source::{ErrorClass, SystemError};
 
+/// What fails when credentials are refused.
+const AUTHENTICATING: &str = "authenticating at Kafka";
+
+/// What fails when certificates are refused.
+const TLS: &str = "TLS with Kafka";
+
 /// What shows that a trouble is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Until {
@@ -45,12 +51,19 @@ pub(super) fn disposition(code: Code, reason: &str, servers: &str, last: Option<
     let tell = |context: String, class, until| Disposition::Tell(Trouble { context, class, until });
     match code {
         Code::Authentication | Code::SaslAuthenticationFailed | Code::UnsupportedSASLMechanism => {
-            tell(format!("authenticating at Kafka: {}", strip(reason)), ErrorClass::Auth, Until::Answer)
+            tell(format!("{AUTHENTICATING}: {}", strip(reason)), ErrorClass::Auth, Until::Answer)
         }
-        Code::SSL => tell(format!("TLS with Kafka: {}", strip(reason)), ErrorClass::Auth, Until::Answer),
+        Code::SSL => tell(format!("{TLS}: {}", strip(reason)), ErrorClass::Auth, Until::Answer),
         Code::AllBrokersDown => {
-            let reason = strip(last.unwrap_or(reason));
-            tell(format!("connecting to {servers}: {reason}"), ErrorClass::Connect, Until::Answer)
+            let reason = last.unwrap_or(reason);
+            // A refusal loses the connection too, and librdkafka may tell that first.
+            match refusal(reason) {
+                Some(what) => tell(format!("{what}: {}", strip(reason)), ErrorClass::Auth, Until::Answer),
+                None => {
+                    let context = format!("connecting to {servers}: {}", strip(reason));
+                    tell(context, ErrorClass::Connect, Until::Answer)
+                }
+            }
         }
         Code::BrokerTransportFailure | Code::Resolve | Code::OperationTimedOut => Disposition::Remember,
         Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownTopicId => {
@@ -66,6 +79,18 @@ pub(super) fn disposition(code: Code, reason: &str, servers: &str, last: Option<
         }
         Code::Fatal | Code::FencedInstanceId => Disposition::Fatal,
         _ => Disposition::Ignore,
+    }
+}
+
+/// What was being done, where a lost connection is told that in truth was refused.
+pub(super) fn refusal(reason: &str) -> Option<&'static str> {
+    if reason.contains("SSL routines") || reason.contains("SSL handshake") || reason.contains("SSL_HANDSHAKE")
+    {
+        Some(TLS)
+    } else if reason.contains("SASL authentication") {
+        Some(AUTHENTICATING)
+    } else {
+        None
     }
 }
 
@@ -128,6 +153,28 @@ mod tests {
                 ErrorClass::Auth
             )
         );
+    }
+
+    #[test]
+    fn a_refusal_is_said_also_where_only_the_lost_connection_is_told() {
+        let refused = "sasl_ssl://k:1/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify \
+                       failed: broker certificate could not be verified (after 3ms in state SSL_HANDSHAKE)";
+        let (context, class) = told(Code::AllBrokersDown, "1/1 brokers are down", Some(refused));
+        assert_eq!(class, ErrorClass::Auth);
+        assert!(
+            context.starts_with("TLS with Kafka: ") && context.contains("certificate verify"),
+            "{context}"
+        );
+        let refused = "sasl_ssl://k:1/bootstrap: SASL authentication error: Authentication failed (after 9ms in state AUTH_REQ)";
+        let (context, class) = told(Code::AllBrokersDown, "1/1 brokers are down", Some(refused));
+        assert_eq!(
+            (class, context.starts_with("authenticating at Kafka: ")),
+            (ErrorClass::Auth, true),
+            "{context}"
+        );
+        // The scheme of an address is no reason.
+        let away = "sasl_ssl://k:1/bootstrap: Connect to ipv4#10.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)";
+        assert_eq!(told(Code::AllBrokersDown, "1/1 brokers are down", Some(away)).1, ErrorClass::Connect);
     }
 
     #[test]

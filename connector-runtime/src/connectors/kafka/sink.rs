@@ -15,6 +15,7 @@ use tokio::time::{Duration, Instant};
 use super::super::Context;
 use super::super::split::Split;
 use super::config::{self, Settings};
+use super::errors::refusal;
 use super::producer::{Failure, Outcome, Place, Producer, Verdict};
 use crate::record::{Batch, Position};
 use crate::sink::{Sink, SinkStream, SystemError, Written};
@@ -149,7 +150,7 @@ impl KafkaSink {
                 ),
                 ErrorClass::Rejected,
             ),
-            _ if is_tls(&reason) => (format!("{doing}: TLS with Kafka: {reason}"), ErrorClass::Auth),
+            _ if refusal(&reason).is_some() => (format!("{doing} at Kafka: {reason}"), ErrorClass::Auth),
             Code::Authentication | Code::SaslAuthenticationFailed => {
                 (format!("{doing} at Kafka: {reason}"), ErrorClass::Auth)
             }
@@ -229,11 +230,6 @@ impl KafkaSink {
             cause: None,
         }
     }
-}
-
-/// True for what librdkafka says when TLS fails; the code is that of any lost connection.
-fn is_tls(reason: &str) -> bool {
-    reason.contains("SSL routines") || reason.contains("SSL_HANDSHAKE")
 }
 
 /// The position that a stream's group holds, and the group as transactions name it. Blocks.
