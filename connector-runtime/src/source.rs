@@ -52,6 +52,16 @@ pub enum SourceEvent {
         /// Handle.
         stream: StreamKey,
     },
+    /// This stream cannot go on until somebody changes something; all others go on. What comes of it next says that it is
+    /// over. May be told again.
+    Stuck {
+        /// Handle.
+        stream: StreamKey,
+        /// Reason in CamelCase, as the status shows it.
+        reason: &'static str,
+        /// What is wrong and what to do, for people.
+        context: String,
+    },
     /// The stream has no more records, ever (end of a file).
     Ended {
         /// Handle.
@@ -156,6 +166,7 @@ impl ErrorClass {
 /// The pump owns the source and calls one method at a time. Errors carry their disposition; after a transient error
 /// the pump backs off and calls `next` again, and the source reconnects inside that call.
 ///
+/// * What concerns one stream alone is [`SourceEvent::Stuck`]; an error holds all streams back.
 /// * Streams are announced with [`SourceEvent::Opened`] and yield nothing before `resume`.
 /// * `resume` may come again at any time (the Wallaroo session was lost): what was read since is repeated from there.
 ///   A batch of the earlier reading must not be yielded after it.

@@ -40,6 +40,8 @@ pub struct Driver {
     pub records: Vec<(String, Position, Vec<u8>)>,
     /// Records that cannot be handed over.
     pub bad: Vec<(Position, BadRecord)>,
+    /// Streams that could not go on: name, reason, what was said first.
+    pub stuck: Vec<(String, &'static str, String)>,
     /// Errors, in order.
     pub errors: Vec<SystemError>,
     /// Streams that were lost without being asked for.
@@ -69,6 +71,7 @@ impl Driver {
             streams: BTreeMap::new(),
             records: Vec::new(),
             bad: Vec::new(),
+            stuck: Vec::new(),
             errors: Vec::new(),
             lost: 0,
             revoked: 0,
@@ -134,6 +137,12 @@ impl Driver {
             SourceEvent::Lost { stream } => {
                 self.lost += 1;
                 self.release(stream).await;
+            }
+            SourceEvent::Stuck { stream, reason, context } => {
+                let name = self.streams[&stream].name.clone();
+                if !self.stuck.iter().any(|(known, ..)| *known == name) {
+                    self.stuck.push((name, reason, context));
+                }
             }
             SourceEvent::Ended { stream } => panic!("{stream:?} ended"),
         }

@@ -572,10 +572,8 @@ async fn a_position_that_the_topic_no_longer_holds_stalls_and_never_jumps() {
             driver.during(Duration::from_millis(200)).await;
             assert!(driver.errors.is_empty(), "{:?}", driver.errors);
         } else {
-            driver.until("the stall", |driver| !driver.errors.is_empty()).await;
-            let SystemError::Permanent { reason: "PositionOutOfRange", context } = &driver.errors[0] else {
-                panic!("{:?}", driver.errors)
-            };
+            driver.until("the stall", |driver| !driver.stuck.is_empty()).await;
+            let (_, "PositionOutOfRange", context) = &driver.stuck[0] else { panic!("{:?}", driver.stuck) };
             assert!(context.contains(&topic) && context.contains("50 to 100"), "{context}");
             assert_eq!(driver.total, 0);
         }

@@ -10,7 +10,7 @@ use connector_runtime::source::{BadRecord, ErrorClass, ResumeFrom, SystemError};
 use connector_tests::conformance::World;
 use connector_tests::fake_kafka::FakeKafka;
 use connector_tests::source_driver::Driver;
-use tokio::time::Duration;
+use tokio::time::{Duration, Instant};
 
 const TOPIC: &str = "numbers";
 
@@ -52,15 +52,37 @@ async fn a_position_beyond_the_end_stalls_until_the_topic_has_caught_up() {
     numbers(&broker, TOPIC, 0..10, 1);
     let mut driver = driver(&broker.spec(TOPIC), world.context());
     driver.from = ResumeFrom::After(11);
-    driver.until("the stall", |driver| driver.errors.len() >= 2).await;
-    for error in &driver.errors {
-        assert!(matches!(error, SystemError::Permanent { reason: "PositionOutOfRange", .. }), "{error:?}");
-    }
-    assert!(driver.errors[0].to_string().contains("holds offsets 0 to 10"), "{}", driver.errors[0]);
+    driver.until("the stall", |driver| !driver.stuck.is_empty()).await;
+    let (_, reason, context) = &driver.stuck[0];
+    assert_eq!(*reason, "PositionOutOfRange");
+    assert!(context.contains("holds offsets 0 to 10"), "{context}");
     // The topic catches up: what had to be waited for is there.
     numbers(&broker, TOPIC, 10..12, 1);
     driver.until("record 11", |driver| driver.total == 1).await;
     assert_eq!(driver.payloads(), expected(11..12));
+    driver.close().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_out_of_range_holds_no_other_back() {
+    let (broker, world) = (FakeKafka::start(TOPIC, 2), World::new());
+    numbers(&broker, TOPIC, 0..10, 2);
+    let mut driver = driver(&broker.spec(TOPIC), world.context());
+    driver.until("both streams", |driver| driver.open() == 2).await;
+    // The second one is sent beyond its end, as by a topic that was made shorter.
+    let second = *driver.streams.iter().find(|(_, stream)| stream.name.ends_with("/1")).unwrap().0;
+    driver.source.resume(second, ResumeFrom::After(100)).await.unwrap();
+    driver.until("the stall", |driver| driver.stuck.len() == 1).await;
+    assert!(driver.stuck[0].0.ends_with("/1"), "{:?}", driver.stuck);
+    numbers(&broker, TOPIC, 10..1_000, 2);
+    let began = Instant::now();
+    driver
+        .until("the first goes on", |driver| {
+            driver.streams.values().any(|stream| stream.name.ends_with("/0") && stream.last == 500)
+        })
+        .await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(driver.errors.is_empty(), "{:?}", driver.errors);
     driver.close().await;
 }
 

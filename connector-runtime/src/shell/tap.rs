@@ -89,6 +89,7 @@ async fn show(source: &mut dyn Source, args: &TapArgs, out: &mut impl Write) -> 
                 )?;
                 shown += 1;
             }
+            SourceEvent::Stuck { reason, context, .. } => anyhow::bail!("{reason}: {context}"),
             SourceEvent::Revoking { stream, .. } | SourceEvent::Lost { stream } => {
                 source.release(stream).await?;
             }

@@ -1,9 +1,9 @@
 //! Streams side by side: revoked, lost, silent, ended.
 
+use connector_runtime::board::{Side, SideState};
 use connector_runtime::pump::source::{Outcome, PumpError};
-use connector_runtime::source::ErrorClass;
 use connector_runtime::source::ResumeFrom::{After, Committed};
-use connector_runtime::source::SystemError;
+use connector_runtime::source::{ErrorClass, SourceEvent, SystemError};
 use tokio::time::{Duration, Instant};
 
 use crate::harness::{config, start, stays, until};
@@ -131,6 +131,26 @@ async fn a_permanent_error_of_the_system_stalls_and_is_tried_again_slowly() {
     until("it stalls", || pump.stalled_reason().as_deref() == Some("PositionOutOfRange")).await;
     until("it goes on once the cause is gone", || pump.stalled_reason().is_none()).await;
     assert_eq!(pump.outcome().await, Outcome::Completed);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_stuck_is_said_and_holds_no_other_back() {
+    let worker = Worker::start().await;
+    let source = Scripted::new(10).topic("a", 3, false).topic("b", 100, false);
+    let stream = source.key("a");
+    let pump = start(&source, config(&worker.address()));
+    until("both run", || worker.ran("a") == 3 && worker.ran("b") == 100).await;
+    let context = "topic a starts at 500, behind position 3".to_owned();
+    source.event(SourceEvent::Stuck { stream, reason: "PositionOutOfRange", context });
+    until("it stalls", || pump.stalled_reason().as_deref() == Some("PositionOutOfRange")).await;
+    assert_eq!(pump.board.side(Side::External), SideState::Connected);
+    source.system().topics.get_mut("b").unwrap().records.push((101, b"more".to_vec()));
+    source.wake();
+    until("the other goes on", || worker.ran("b") == 101).await;
+    assert_eq!(pump.stalled_reason().as_deref(), Some("PositionOutOfRange"));
+    source.system().topics.get_mut("a").unwrap().records.push((500, b"again".to_vec()));
+    source.wake();
+    until("the cause is gone", || pump.stalled_reason().is_none()).await;
 }
 
 #[tokio::test]

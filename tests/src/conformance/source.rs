@@ -162,6 +162,7 @@ impl Driver {
                 assert!(seen.running && !seen.ended, "a stream ended that did not run");
                 seen.ended = true;
             }
+            Ok(SourceEvent::Stuck { stream, reason, context }) => panic!("{stream:?}: {reason}: {context}"),
             Ok(other @ (SourceEvent::Revoking { .. } | SourceEvent::Lost { .. })) => {
                 panic!("nobody else wants the streams: {other:?}")
             }

@@ -164,7 +164,7 @@ enum Phase {
     Locating(Target),
     Seeking(Position),
     Reading,
-    Beyond { to: Target, position: Position, range: Range },
+    Beyond { to: Target, position: Position, range: Range, said: bool },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -431,7 +431,7 @@ impl Assignment {
             (Target::Start, None) => return,
         };
         if position < range.first || position > range.next {
-            stream.phase = Phase::Beyond { to, position, range };
+            stream.phase = Phase::Beyond { to, position, range, said: false };
             return;
         }
         if to == Target::Start && start.is_some_and(|start| start.pin) {
@@ -466,13 +466,25 @@ impl Assignment {
         }
     }
 
-    /// A stream that cannot go on; the broker is asked again.
-    pub fn out_of_range(&mut self) -> Option<OutOfRange> {
-        let stuck =
-            self.streams.values_mut().find(|s| matches!(s.phase, Phase::Beyond { .. }) && s.usable())?;
-        let Phase::Beyond { position, range, .. } = stuck.phase else { return None };
-        stuck.look_again();
-        Some(OutOfRange { partition: stuck.partition.clone(), position, range })
+    /// A stream that cannot go on, said once for each answer of the broker.
+    pub fn out_of_range(&mut self) -> Option<(StreamKey, OutOfRange)> {
+        self.streams.iter_mut().filter(|(_, stream)| stream.usable()).find_map(|(key, stream)| {
+            let Phase::Beyond { position, range, said, .. } = &mut stream.phase else { return None };
+            if std::mem::replace(said, true) {
+                return None;
+            }
+            let (position, range) = (*position, *range);
+            Some((*key, OutOfRange { partition: stream.partition.clone(), position, range }))
+        })
+    }
+
+    /// Asks the broker again about the streams that cannot go on.
+    pub fn look_beyond_again(&mut self) {
+        for stream in self.streams.values_mut() {
+            if matches!(stream.phase, Phase::Beyond { .. }) {
+                stream.look_again();
+            }
+        }
     }
 
     /// Whose records of this partition are, and the position that they have to be beyond; `None` if nobody's.

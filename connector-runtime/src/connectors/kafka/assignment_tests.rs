@@ -97,9 +97,11 @@ fn a_position_that_the_broker_does_not_hold_is_said_and_asked_again_never_jumped
         let sought = sought(&mut assignment, ResumeFrom::After(position), EARLIEST);
         assert_eq!(sought.is_some(), in_range, "{position}");
         let stuck = OutOfRange { partition: partition(0), position, range: RANGE };
-        assert_eq!(assignment.out_of_range(), (!in_range).then_some(stuck));
+        assert_eq!(assignment.out_of_range(), (!in_range).then_some((KEY, stuck)));
         assert_eq!(assignment.out_of_range(), None, "said once for each question");
         if !in_range {
+            assert!(steps(&mut assignment).is_empty(), "not asked without a pause");
+            assignment.look_beyond_again();
             assert!(matches!(steps(&mut assignment)[..], [Step::Locate(_)]));
         }
     }

@@ -57,12 +57,11 @@ pub(super) fn disposition(code: Code, reason: &str, servers: &str, last: Option<
         Code::AllBrokersDown => {
             let reason = last.unwrap_or(reason);
             // A refusal loses the connection too, and librdkafka may tell that first.
-            match refusal(reason) {
-                Some(what) => tell(format!("{what}: {}", strip(reason)), ErrorClass::Auth, Until::Answer),
-                None => {
-                    let context = format!("connecting to {servers}: {}", strip(reason));
-                    tell(context, ErrorClass::Connect, Until::Answer)
-                }
+            if let Some(what) = refusal(reason) {
+                tell(format!("{what}: {}", strip(reason)), ErrorClass::Auth, Until::Answer)
+            } else {
+                let context = format!("connecting to {servers}: {}", strip(reason));
+                tell(context, ErrorClass::Connect, Until::Answer)
             }
         }
         Code::BrokerTransportFailure | Code::Resolve | Code::OperationTimedOut => Disposition::Remember,

@@ -36,6 +36,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// no seek for it any more: another client does.
 const SEEK_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often brokers are asked again about streams that are out of range: a topic that was filled again has them go on.
+const LOOK_BEYOND: Duration = Duration::from_secs(10);
+
 /// How often a trouble that lasts is told. Below the 30 s after which the pump takes silence for success.
 const TELL_AGAIN: Duration = Duration::from_secs(20);
 
@@ -64,7 +67,7 @@ const CHECK_LONG_SLICE: Duration = Duration::from_secs(3);
 /// each refresh of the metadata, every 5 s (30 s with a pattern).
 ///
 /// **Positions** are offset + 1, so that the acknowledged position is the offset that the group commits. `resume` checks
-/// them against what the broker holds: `PositionOutOfRange` instead of a jump.
+/// them against what the broker holds: the stream is stuck with `PositionOutOfRange` instead of a jump, and the others go on.
 ///
 /// **The group's offset** counts as acknowledged only where this Connector wrote it (its note says so). A foreign one is a
 /// place to start, like `startPosition` where there is none. A start that another look would answer otherwise (`Latest`,
@@ -91,6 +94,7 @@ pub struct KafkaSource {
     reader: Reader,
     trouble: Option<Trouble>,
     tell_at: Instant,
+    look_beyond_at: Instant,
     /// Why a connection last failed.
     last_failure: Option<String>,
     /// Questions that failed since the last answer: a leader that is being chosen is no trouble yet.
@@ -168,6 +172,7 @@ impl KafkaSource {
             reader: Reader::new(context),
             trouble: None,
             tell_at: now,
+            look_beyond_at: now,
             last_failure: None,
             failures: 0,
             ask_at: now,
@@ -499,18 +504,23 @@ impl KafkaSource {
                 Event::Lost { key } => SourceEvent::Lost { stream: key },
             }));
         }
-        if let Some(OutOfRange { partition, position, range }) = self.assignment.out_of_range() {
-            self.ask_at = Instant::now() + ASK_AGAIN;
-            return Err(SystemError::Permanent {
+        if let Some((stream, OutOfRange { partition, position, range })) = self.assignment.out_of_range() {
+            self.look_beyond_at = Instant::now() + LOOK_BEYOND;
+            return Ok(Some(SourceEvent::Stuck {
+                stream,
                 reason: "PositionOutOfRange",
                 context: format!(
                     "partition {} of topic {:?} holds offsets {} to {}, and the stream has to go on at {position}; \
                      `positionReset` with a new value starts it over",
                     partition.number, partition.topic, range.first, range.next
                 ),
-            });
+            }));
         }
         let now = Instant::now();
+        if now >= self.look_beyond_at {
+            self.look_beyond_at = now + LOOK_BEYOND;
+            self.assignment.look_beyond_again();
+        }
         if let Some(trouble) = &self.trouble
             && now >= self.tell_at
         {

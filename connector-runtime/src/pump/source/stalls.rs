@@ -12,8 +12,10 @@ use crate::source::StreamKey;
 pub(super) enum Stall {
     /// The system gave a permanent error.
     Source,
-    /// A stream cannot go on.
+    /// A stream cannot go on for what it would send.
     Record(StreamKey),
+    /// A stream cannot go on at its system.
+    Stream(StreamKey),
     /// The dead letter cannot be written.
     DeadLetter,
     /// The worker completes no checkpoints.

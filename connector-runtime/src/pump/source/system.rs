@@ -25,6 +25,7 @@ impl<E: Env> Pump<E> {
                 }
             }
             SourceEvent::Batch { stream, batch } => {
+                self.stalls.clear(&self.board, Stall::Stream(stream));
                 let (records, bytes) = (batch.len() as u64, batch.bytes() as u64);
                 let counters = self.board.counters();
                 Counters::add(&counters.records_in, records);
@@ -35,6 +36,7 @@ impl<E: Env> Pump<E> {
                 self.keep(Kept::Batch(batch))?;
             }
             SourceEvent::BadRecord { stream, position, reason, payload } => {
+                self.stalls.clear(&self.board, Stall::Stream(stream));
                 Counters::add(&self.board.counters().records_in, 1);
                 self.keep(Kept::Bad { stream, position, reason, payload })?;
             }
@@ -46,7 +48,14 @@ impl<E: Env> Pump<E> {
                 self.kept.forget(stream);
                 self.streams.lost(stream);
             }
-            SourceEvent::Ended { stream } => self.streams.exhausted(stream),
+            SourceEvent::Stuck { stream, reason, context } => {
+                self.board.error(Side::External, ErrorClass::Rejected, &context, self.env.unix_millis());
+                self.stalls.set(&self.board, Stall::Stream(stream), reason, context);
+            }
+            SourceEvent::Ended { stream } => {
+                self.stalls.clear(&self.board, Stall::Stream(stream));
+                self.streams.exhausted(stream);
+            }
         }
         Ok(())
     }
@@ -168,6 +177,7 @@ impl<E: Env> Pump<E> {
                         return self.source_failed(&error);
                     }
                     self.stalls.clear(&self.board, Stall::Record(key));
+                    self.stalls.clear(&self.board, Stall::Stream(key));
                     if let Some(stream) = self.streams.remove(key) {
                         debug!(stream = stream.name, committed = stream.committed, "Stream released.");
                         if !self.streams.iter().any(|(_, other)| other.name == stream.name) {
