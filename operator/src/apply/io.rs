@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -162,7 +162,7 @@ async fn write<K: Kind>(
             {"op": "test", "path": "/metadata/resourceVersion", "value": resource_version},
             {"op": "replace", "path": format!("/metadata/managedFields/{index}/operation"), "value": "Apply"},
         ]);
-        let patch: kube::core::params::Patch<()> = Patch::Json(
+        let patch: Patch<()> = Patch::Json(
             serde_json::from_value(patch).map_err(|e| failed::<K>(name, kube::Error::SerdeError(e)))?,
         );
         match api.patch(name, &PatchParams::default(), &patch).await {
@@ -180,22 +180,80 @@ async fn write<K: Kind>(
     }
 }
 
-/// Deletes an object that was seen under this uid. With `foreground`, it stays until everything below it is gone.
+/// How an object is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// At once; what is below it follows.
+    Background,
+    /// When everything below it is gone; until then its name is taken.
+    Foreground,
+    /// The same, and only in the very version that was seen.
+    ForegroundAsSeen,
+}
+
+/// Deletes an object that was seen under this uid.
 pub async fn delete<K: Kind>(
     client: &Client,
     namespace: &str,
     live: &K,
-    foreground: bool,
+    deletion: Deletion,
 ) -> Result<(), ApplyError> {
     let name = live.meta().name.clone().unwrap_or_default();
     let api: Api<K> = Api::namespaced(client.clone(), namespace);
-    let params = if foreground { DeleteParams::foreground() } else { DeleteParams::background() };
-    let params = params.preconditions(Preconditions { uid: live.meta().uid.clone(), resource_version: None });
+    let (params, resource_version) = match deletion {
+        Deletion::Background => (DeleteParams::background(), None),
+        Deletion::Foreground => (DeleteParams::foreground(), None),
+        Deletion::ForegroundAsSeen => (DeleteParams::foreground(), live.meta().resource_version.clone()),
+    };
+    let params = params.preconditions(Preconditions { uid: live.meta().uid.clone(), resource_version });
     match api.delete(&name, &params).await {
         Ok(_) => Ok(()),
         Err(error) if [404, 409].contains(&code(&error)) => Ok(()),
         Err(error) => Err(failed::<K>(&name, error)),
     }
+}
+
+/// Carries out a JSON patch whose tests name what was seen; false: they did not hold, or the object is gone.
+pub async fn patch_as_seen<K: Kind>(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    patch: Value,
+) -> Result<bool, ApplyError> {
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let patch: Patch<()> = Patch::Json(
+        serde_json::from_value(patch).map_err(|e| failed::<K>(name, kube::Error::SerdeError(e)))?,
+    );
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    match api.patch(name, &params, &patch).await {
+        Ok(_) => Ok(true),
+        Err(error) if [404, 409, 422].contains(&code(&error)) => Ok(false),
+        Err(error) => Err(failed::<K>(name, error)),
+    }
+}
+
+/// Changes fields of an object of this uid that others own too; nothing when it is gone.
+pub async fn merge<K: Kind>(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    patch: &Value,
+) -> Result<(), ApplyError> {
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
+    match api.patch(name, &params, &Patch::Merge(patch)).await {
+        Ok(_) => Ok(()),
+        // Another object of this name by now.
+        Err(error) if [404, 409].contains(&code(&error)) => Ok(()),
+        Err(error) => Err(failed::<K>(name, error)),
+    }
+}
+
+/// The objects of a kind that carry these labels, as the API server holds them now.
+pub async fn list<K: Kind>(client: &Client, namespace: &str, labels: &str) -> Result<Vec<K>, ApplyError> {
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let found = api.list(&ListParams::default().labels(labels)).await;
+    Ok(found.map_err(|error| failed::<K>("", error))?.items)
 }
 
 fn json<K: Serialize>(object: &K) -> Value {

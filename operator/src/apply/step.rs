@@ -68,6 +68,11 @@ pub fn step(owner: &Owner, desired: &Value, live: Option<&Value>) -> Step {
     Step::Apply { uid: metadata.uid.unwrap_or_default(), creation }
 }
 
+/// Whether an object is of an earlier Connector of this name, and nobody has begun to delete it.
+pub fn is_left_over(owner: &Owner, metadata: &ObjectMeta) -> bool {
+    metadata.deletion_timestamp.is_none() && matches!(whose(owner, metadata), Whose::Gone)
+}
+
 enum Whose {
     Ours,
     Gone,

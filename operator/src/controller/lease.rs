@@ -1,7 +1,7 @@
 //! Leader election: one operator of several works, by a Lease of `coordination.k8s.io/v1`.
 //!
-//! Guarantees: a process that could not renew for [`GIVE_UP`] says so before another may take over, on
-//! its own clock. A holder's silence is measured from when we first saw its last renewal, so that clocks need not agree.
+//! Guarantees: a process that could not renew for [`GIVE_UP`] writes nothing any more ([`super::fence`]) and says so, before another
+//! may take over, on its own clock. A holder's silence is measured from when we first saw its last renewal, so that clocks need not agree.
 
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::fence::Fence;
 use crate::apply::io::code;
 use crate::names::FIELD_MANAGER;
 
@@ -78,6 +79,7 @@ pub struct Election {
     api: Api<Lease>,
     name: String,
     identity: String,
+    fence: Fence,
 }
 
 /// Why a process does not lead any more.
@@ -86,17 +88,22 @@ pub struct Election {
 pub struct Lost;
 
 impl Election {
-    /// Takes part under `identity`, which no other process has.
-    pub fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Election {
-        Election { api: Api::namespaced(client, namespace), name: name.into(), identity: identity.into() }
+    /// Takes part under `identity`, which no other process has; opens `fence` while this process may write.
+    pub fn new(client: Client, namespace: &str, name: &str, identity: &str, fence: Fence) -> Election {
+        let (name, identity) = (name.into(), identity.into());
+        Election { api: Api::namespaced(client, namespace), name, identity, fence }
     }
 
     /// Waits until this process leads. Cancel-safe: a lease that was taken runs out.
     pub async fn lead(&self) {
         let mut seen = Seen::default();
         loop {
+            let started = Instant::now();
             match timeout(REQUEST, self.attempt(&mut seen)).await {
-                Ok(Ok(Attempt::Held)) => return,
+                Ok(Ok(Attempt::Held)) => {
+                    self.fence.open_until(started + GIVE_UP);
+                    return;
+                }
                 Ok(Ok(Attempt::Other | Attempt::Raced)) | Err(_) => {}
                 Ok(Err(error)) => tracing::warn!(%error, lease = self.name, "The Lease cannot be had."),
             }
@@ -112,7 +119,10 @@ impl Election {
             sleep(RENEWAL).await;
             let started = Instant::now();
             match timeout(REQUEST, self.attempt(&mut seen)).await {
-                Ok(Ok(Attempt::Held)) => renewed = started,
+                Ok(Ok(Attempt::Held)) => {
+                    renewed = started;
+                    self.fence.open_until(started + GIVE_UP);
+                }
                 // Another took it: that ends it at once.
                 Ok(Ok(Attempt::Other)) => return Lost,
                 // Somebody wrote between our look and our write, perhaps we ourselves a moment ago.

@@ -31,7 +31,7 @@ pub struct Outcome {
 pub struct Write {
     /// Kind of the object.
     pub kind: &'static str,
-    /// `apply`, `delete`, `annotate`, `status` or `event`.
+    /// `apply`, `delete`, `annotate`, `release`, `grow`, `status` or `event`.
     pub op: &'static str,
 }
 

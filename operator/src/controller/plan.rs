@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::claims::RETAIN;
 use crate::build::objects::live_hash;
 use crate::build::rendering::Rendering;
 use crate::build::upgrade::{choose, superfluous};
@@ -35,6 +36,8 @@ pub struct Observed {
     pub network_policy: Option<Arc<NetworkPolicy>>,
     /// Its pods, by name.
     pub pods: Vec<Arc<Pod>>,
+    /// The claims of its pods, by name; also of pods that are not there.
+    pub claims: Vec<Arc<PersistentVolumeClaim>>,
 }
 
 impl Observed {
@@ -60,8 +63,9 @@ pub struct Plan {
     pub pending_change: Option<String>,
     /// Whether pods will be made, replaced or ended.
     pub changes_pods: bool,
-    /// Whether the old pods have to be gone before new ones start.
-    pub recreates: bool,
+    /// The `StatefulSet` as it has to be before it may be deleted, so that its claims outlive it: the old pods have to be gone
+    /// before new ones start. Absent: nothing has to go.
+    pub ends_first: Option<StatefulSet>,
     /// Names of renderings that nobody needs any more.
     pub superfluous: Vec<String>,
     /// Value of [`LIVE_ANNOTATION`] on pods that know the live file.
@@ -85,9 +89,20 @@ pub fn plan(
     };
     let fresh = Rendering::of(connector, settings);
     let chosen = choose(running, fresh, connector.runtime.upgrade_policy);
-    let recreates = in_force.as_deref().and_then(named).is_some_and(|old| chosen.rendering.replaces(old));
     let desired = build(connector, owner, &chosen.rendering, settings);
-    let replicas = observed.stateful_set.as_ref().and_then(|set| set.spec.as_ref()?.replicas);
+    let live = observed.stateful_set.as_deref().and_then(|set| set.spec.as_ref());
+    let replicas = live.and_then(|spec| spec.replicas);
+    let replaced = in_force.as_deref().and_then(named).filter(|old| chosen.rendering.replaces(old));
+    let ends_first = replaced.zip(live).map(|(old, live)| {
+        let mut set = build(connector, owner, old, settings).stateful_set;
+        let spec = set.spec.get_or_insert_default();
+        // Everything else stays as it runs.
+        spec.replicas = live.replicas;
+        let mut policy = live.persistent_volume_claim_retention_policy.clone().unwrap_or_default();
+        policy.when_deleted = Some(RETAIN.into());
+        spec.persistent_volume_claim_retention_policy = Some(policy);
+        set
+    });
     let mut needed: BTreeSet<String> = in_force.iter().cloned().collect();
     needed.insert(chosen.rendering.name.clone());
     needed.extend(observed.pods.iter().filter_map(|pod| annotation(&pod.metadata, RENDERING_ANNOTATION)));
@@ -95,7 +110,7 @@ pub fn plan(
     Plan {
         changes_pods: in_force.as_deref() != Some(&chosen.rendering.name)
             || replicas != Some(wanted_replicas(connector)),
-        recreates,
+        ends_first,
         superfluous: superfluous(&oldest_first, &needed),
         rendering: chosen.rendering.name,
         pending_change: chosen.pending_change,

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use connector_crds::{ConditionStatus, Connector, ConnectorStatus};
-use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::core::DynamicObject;
@@ -18,12 +18,13 @@ use super::admission::{Refusal, admit, unreadable};
 use super::context::{Context, ReconcileError};
 use super::inquiry::{ask_events, ask_runtimes};
 use super::metrics::key;
+use super::objects::Objects;
 use super::pace::{Pace, back_off, pause, seed};
-use super::plan::{Observed, Plan, is_owned, plan, untold_pods, workload};
+use super::plan::{Observed, plan, workload};
 use super::stores::Watched;
-use crate::apply::io::{self, Applied, ApplyError, Kind};
+use crate::apply::io::{self, ApplyError};
 use crate::build::Owner;
-use crate::names::{FIELD_MANAGER, LIVE_ANNOTATION};
+use crate::names::FIELD_MANAGER;
 use crate::status::conditions::find;
 use crate::status::{ConditionType, Facts, PodFacts, Progress, announce, compute};
 use crate::validate::ValidatedConnector;
@@ -83,7 +84,7 @@ async fn readable(context: &Context, connector: &Connector) -> Result<Action, Re
     };
     let pods = pass.observed.pod_facts();
     match admit(connector, &context.settings) {
-        Ok(valid) => pass.carry_out(&valid, &pods).await,
+        Ok(valid) => Box::pin(pass.carry_out(&valid, &pods)).await,
         Err(Refusal { reason, message }) => {
             let facts = Facts {
                 generation: pass.generation,
@@ -144,7 +145,8 @@ impl Pass<'_> {
             let status = announce(&Facts { previous: &self.status, ..facts.clone() });
             self.write(status).await?;
         }
-        let progress = match self.apply(&plan).await {
+        let objects = Objects { context: self.context, owner: &self.owner, observed: &self.observed };
+        let progress = match objects.apply(&plan).await {
             Ok(progress) => progress,
             Err(ApplyError::Refused { kind, name, message }) => {
                 Progress::Refused(format!("{kind} {name}: {message}"))
@@ -164,118 +166,6 @@ impl Pass<'_> {
         self.write(status).await?;
         let pace = self.pace(&progress);
         Ok(Action::requeue(pause(pace, seed(&self.owner.uid))))
-    }
-
-    /// Makes every object, in order; stops at the first that has to wait.
-    async fn apply(&self, plan: &Plan) -> Result<Progress, ApplyError> {
-        let (observed, desired) = (&self.observed, &plan.desired);
-        if plan.recreates
-            && let Some(old) = observed.stateful_set.as_deref()
-        {
-            if old.metadata.deletion_timestamp.is_none() {
-                self.context.metrics.wrote("StatefulSet", "delete");
-                io::delete(&self.context.client, &self.owner.namespace, old, true).await?;
-            }
-            return Ok(Progress::Recreating);
-        }
-        let name = |metadata: &kube::core::ObjectMeta| metadata.name.clone().unwrap_or_default();
-        macro_rules! step {
-            ($kind:literal, $desired:expr, $live:expr) => {
-                if let Some(stop) = self.one($kind, $desired, $live).await? {
-                    return Ok(stop);
-                }
-            };
-        }
-        if let Some(account) = &desired.service_account {
-            step!("ServiceAccount", account, observed.service_account.as_deref());
-        }
-        for map in [&desired.rendering, &desired.live] {
-            step!("ConfigMap", map, observed.config_map(&name(&map.metadata)));
-        }
-        if let Some(service) = &desired.service {
-            step!("Service", service, observed.service.as_deref());
-        }
-        if let Some(budget) = &desired.disruption_budget {
-            step!("PodDisruptionBudget", budget, observed.disruption_budget.as_deref());
-        }
-        if let Some(policy) = &desired.network_policy {
-            step!("NetworkPolicy", policy, observed.network_policy.as_deref());
-        }
-        step!("StatefulSet", &desired.stateful_set, observed.stateful_set.as_deref());
-        self.tidy(plan).await?;
-        Ok(Progress::Applied)
-    }
-
-    async fn one<K: Kind>(
-        &self,
-        kind: &'static str,
-        desired: &K,
-        live: Option<&K>,
-    ) -> Result<Option<Progress>, ApplyError> {
-        let name = || format!("{kind} {}/{}", self.owner.namespace, desired.name_any());
-        Ok(match io::apply(&self.context.client, &self.owner, desired, live).await? {
-            Applied::Done { written } => {
-                if written {
-                    self.context.metrics.wrote(kind, "apply");
-                }
-                None
-            }
-            Applied::Waiting => {
-                Some(Progress::Waiting(format!("{} is still being deleted or changed", name())))
-            }
-            Applied::Conflict => {
-                Some(Progress::Conflict(format!("{} exists and belongs to somebody else", name())))
-            }
-        })
-    }
-
-    /// Removes what is ours and not wanted any more, and tells pods of the live file.
-    async fn tidy(&self, plan: &Plan) -> Result<(), ApplyError> {
-        let (observed, desired) = (&self.observed, &plan.desired);
-        if desired.service_account.is_none() {
-            self.remove("ServiceAccount", observed.service_account.as_deref()).await?;
-        }
-        if desired.service.is_none() {
-            self.remove("Service", observed.service.as_deref()).await?;
-        }
-        if desired.disruption_budget.is_none() {
-            self.remove("PodDisruptionBudget", observed.disruption_budget.as_deref()).await?;
-        }
-        if desired.network_policy.is_none() {
-            self.remove("NetworkPolicy", observed.network_policy.as_deref()).await?;
-        }
-        for name in &plan.superfluous {
-            self.remove("ConfigMap", observed.config_map(name)).await?;
-        }
-        let pods: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.owner.namespace);
-        for pod in untold_pods(observed, &plan.live) {
-            let patch = json!({"metadata": {
-                "uid": pod.metadata.uid,
-                "annotations": {LIVE_ANNOTATION: plan.live},
-            }});
-            let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
-            self.context.metrics.wrote("Pod", "annotate");
-            let name = pod.name_any();
-            match pods.patch(&name, &params, &Patch::Merge(&patch)).await {
-                Ok(_) => {}
-                // Another pod of this name by now.
-                Err(error) if [404, 409].contains(&io::code(&error)) => {}
-                Err(cause) => {
-                    return Err(ApplyError::Api { kind: "Pod".into(), name, cause: Box::new(cause) });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn remove<K: Kind>(&self, kind: &'static str, live: Option<&K>) -> Result<(), ApplyError> {
-        let Some(live) = live
-            .filter(|live| is_owned(&self.owner, live.meta()) && live.meta().deletion_timestamp.is_none())
-        else {
-            return Ok(());
-        };
-        self.context.metrics.wrote(kind, "delete");
-        io::delete(&self.context.client, &self.owner.namespace, live, false).await
     }
 
     /// Writes the status if it differs, and Events about what changed.

@@ -20,6 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::admin::{self, Admin};
 use super::context::Context;
+use super::fence::Fence;
 use super::lease::{Election, Lost};
 use super::metrics::{CountRequests, key};
 use super::notify::Notifier;
@@ -80,31 +81,35 @@ pub enum RunError {
 pub async fn run(options: Options) -> Result<(), RunError> {
     let mut signals = Signals::new()?;
     let admin = Arc::new(Admin::default());
-    let client = client(&admin).await.map_err(|error| RunError::Client(Box::new(error)))?;
+    let fence = if options.election.is_some() { Fence::closed() } else { Fence::open() };
+    let client = client(&admin, &fence).await.map_err(|error| RunError::Client(Box::new(error)))?;
     let listener =
         TcpListener::bind(options.admin).await.map_err(|error| RunError::Admin(options.admin, error))?;
     let serving = admin::serve(listener, Arc::clone(&admin));
-    let working = work(options.clone(), client, Arc::clone(&admin), &mut signals);
+    let working = work(options.clone(), client, fence, Arc::clone(&admin), &mut signals);
     tokio::select! {
         ended = working => ended,
         served = serving => Err(RunError::Admin(options.admin, served.err().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()))),
     }
 }
 
-/// A client by the environment (in a cluster, or a kubeconfig), whose requests are counted.
-async fn client(admin: &Admin) -> Result<Client, kube::Error> {
+/// A client by the environment (in a cluster, or a kubeconfig), whose requests are counted, and whose writes pass the fence.
+async fn client(admin: &Admin, fence: &Fence) -> Result<Client, kube::Error> {
     let config = kube::Config::infer().await.map_err(kube::Error::InferConfig)?;
-    Ok(ClientBuilder::try_from(config)?.with_layer(&CountRequests(Arc::clone(&admin.metrics))).build())
+    let counted = ClientBuilder::try_from(config)?.with_layer(&CountRequests(Arc::clone(&admin.metrics)));
+    Ok(counted.with_layer(fence).build())
 }
 
 async fn work(
     options: Options,
     client: Client,
+    fence: Fence,
     admin: Arc<Admin>,
     signals: &mut Signals,
 ) -> Result<(), RunError> {
     let election = options.election.as_ref().map(|election| {
-        Election::new(client.clone(), &election.namespace, &election.name, &election.identity)
+        let ElectionOptions { namespace, name, identity } = election;
+        Election::new(client.clone(), namespace, name, identity, fence)
     });
     if let Some(election) = &election {
         // A process that waits for its turn is as ready as it can be: the next to work.

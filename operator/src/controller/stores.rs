@@ -5,7 +5,7 @@ use std::sync::Arc;
 use connector_crds::Connector;
 use futures::stream::{BoxStream, SelectAll, StreamExt as _};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -14,6 +14,7 @@ use kube::runtime::reflector::{self, ObjectRef, Store, store::Writer};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource};
 
+use super::claims::is_of;
 use super::plan::Observed;
 use crate::apply::io::Kind;
 use crate::names::{CONNECTOR_LABEL, FIELD_MANAGER};
@@ -43,6 +44,8 @@ pub struct Stores {
     pub network_policies: Store<NetworkPolicy>,
     /// Pods.
     pub pods: Store<Pod>,
+    /// Claims of their volumes.
+    pub claims: Store<PersistentVolumeClaim>,
 }
 
 /// The writing ends of the stores.
@@ -64,6 +67,8 @@ pub struct Writers {
     pub network_policies: Writer<NetworkPolicy>,
     /// Pods.
     pub pods: Writer<Pod>,
+    /// Claims of their volumes.
+    pub claims: Writer<PersistentVolumeClaim>,
 }
 
 impl Writers {
@@ -78,6 +83,7 @@ impl Writers {
             disruption_budgets: self.disruption_budgets.as_reader(),
             network_policies: self.network_policies.as_reader(),
             pods: self.pods.as_reader(),
+            claims: self.claims.as_reader(),
         }
     }
 }
@@ -92,7 +98,8 @@ impl Stores {
         self.service_accounts.wait_until_ready().await?;
         self.disruption_budgets.wait_until_ready().await?;
         self.network_policies.wait_until_ready().await?;
-        self.pods.wait_until_ready().await
+        self.pods.wait_until_ready().await?;
+        self.claims.wait_until_ready().await
     }
 
     /// What there is of one Connector.
@@ -104,6 +111,8 @@ impl Stores {
         config_maps.sort_by_key(|map| map.metadata.name.clone());
         let mut pods = self.pods.state_filter(|pod| mine(&pod.metadata));
         pods.sort_by_key(|pod| pod.metadata.name.clone());
+        let mut claims = self.claims.state_filter(|claim| mine(&claim.metadata) && is_of(claim, name));
+        claims.sort_by_key(|claim| claim.metadata.name.clone());
         Observed {
             stateful_set: get(&self.stateful_sets, namespace, name),
             config_maps,
@@ -112,6 +121,7 @@ impl Stores {
             disruption_budget: get(&self.disruption_budgets, namespace, name),
             network_policy: get(&self.network_policies, namespace, name),
             pods,
+            claims,
         }
     }
 }
@@ -153,6 +163,12 @@ pub fn watch(client: &Client, namespace: Option<&str>, writers: Writers) -> Trig
     ));
     triggers.push(children(api::<NetworkPolicy>(client, namespace), &ours, writers.network_policies, |_| ()));
     triggers.push(children(api::<Pod>(client, namespace), &ours, writers.pods, reduce_pod));
+    triggers.push(children(
+        api::<PersistentVolumeClaim>(client, namespace),
+        &ours,
+        writers.claims,
+        |claim| claim.metadata.managed_fields = None,
+    ));
     triggers
 }
 

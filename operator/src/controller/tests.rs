@@ -60,6 +60,11 @@ impl Cluster {
 
     /// One reconciliation by an operator that has just listed everything, and what it asked of the API server.
     async fn reconcile(&self) -> Result<Vec<Call>, ReconcileError> {
+        self.reconcile_as(self.api.get("connectors/orders").unwrap()).await
+    }
+
+    /// The same, by an operator that sees this Connector.
+    async fn reconcile_as(&self, connector: Value) -> Result<Vec<Call>, ReconcileError> {
         let mut writers = Writers::default();
         fill(&mut writers.connectors, &self.api.list("connectors"));
         fill(&mut writers.stateful_sets, &self.api.list("statefulsets"));
@@ -69,6 +74,7 @@ impl Cluster {
         fill(&mut writers.disruption_budgets, &self.api.list("poddisruptionbudgets"));
         fill(&mut writers.network_policies, &self.api.list("networkpolicies"));
         fill(&mut writers.pods, &self.api.list("pods"));
+        fill(&mut writers.claims, &self.api.list("persistentvolumeclaims"));
         let client = self.api.client();
         let reporter = Reporter { controller: "test".into(), instance: Some("test".into()) };
         let context = Arc::new(Context {
@@ -79,7 +85,7 @@ impl Cluster {
             metrics: Arc::new(Metrics::default()),
             failures: Mutex::new(HashMap::new()),
         });
-        let watched: Watched = serde_json::from_value(self.api.get("connectors/orders").unwrap()).unwrap();
+        let watched: Watched = serde_json::from_value(connector).unwrap();
         self.api.calls();
         reconcile(Arc::new(watched), context).await?;
         Ok(self.api.calls())
@@ -267,7 +273,13 @@ async fn a_swap_of_the_system_ends_the_old_pods_first() {
     let calls = cluster.reconcile().await.unwrap();
     assert_eq!(
         calls,
-        ["PATCH connectors/orders/status", "DELETE statefulsets/orders", "PATCH connectors/orders/status"]
+        [
+            "PATCH connectors/orders/status",
+            // A last look at the claims, which are to outlive it.
+            "GET persistentvolumeclaims/",
+            "DELETE statefulsets/orders",
+            "PATCH connectors/orders/status"
+        ]
     );
     assert_eq!(cluster.reason(ConditionType::Reconciling).unwrap(), "Recreating");
     // While it ends, nothing is asked.
@@ -299,14 +311,89 @@ async fn delete_and_apply_of_the_same_name_converges() {
     let cluster = Cluster::with(redis_sink());
     cluster.settle().await;
     cluster.connector("uid-2", redis_sink());
-    cluster.reconcile().await.unwrap();
-    assert_eq!(cluster.reason(ConditionType::Reconciling).unwrap(), "WaitingForDeletion");
+    // The garbage collector does not know our kind yet: what the first one left is deleted, its pods end before its name is free.
+    let calls = cluster.reconcile().await.unwrap();
+    let deleted: Vec<&Call> = calls.iter().filter(|call| call.starts_with("DELETE")).collect();
+    assert_eq!(deleted[0], "DELETE statefulsets/orders");
+    assert_eq!(deleted.len(), 5, "{calls:?}");
     let owner = |key: &str| cluster.api.get(key).unwrap()["metadata"]["ownerReferences"][0]["uid"].clone();
     assert_eq!(owner("statefulsets/orders"), "uid-1");
-    // The garbage collector removes what the first one had.
-    cluster.api.0.lock().unwrap().all.retain(|key, _| key.starts_with("connectors/"));
+    assert!(without_reads(cluster.reconcile().await.unwrap()).iter().all(|call| !call.starts_with("DELETE")));
+    assert_eq!(cluster.reason(ConditionType::Reconciling).unwrap(), "WaitingForDeletion");
+    assert_eq!(owner("serviceaccounts/orders"), "uid-2");
+    cluster.api.0.lock().unwrap().all.remove("statefulsets/orders");
     cluster.settle().await;
     assert_eq!(owner("statefulsets/orders"), "uid-2");
+}
+
+#[tokio::test]
+async fn an_operator_that_is_behind_deletes_nothing_of_the_connector_that_lives() {
+    let cluster = Cluster::with(redis_sink());
+    cluster.settle().await;
+    let made = cluster.api.list("statefulsets");
+    // Its watch still holds an earlier Connector of this name.
+    let behind = json!({"metadata": {"name": "orders", "namespace": "shop", "uid": "uid-0"}});
+    let alive = cluster.api.get("connectors/orders").unwrap();
+    let mut seen = alive.clone();
+    seen["metadata"]["uid"] = behind["metadata"]["uid"].clone();
+    let calls = cluster.reconcile_as(seen).await.unwrap();
+    assert!(calls.iter().all(|call| !call.starts_with("DELETE")), "{calls:?}");
+    assert_eq!(cluster.api.list("statefulsets"), made);
+}
+
+#[tokio::test]
+async fn a_swap_keeps_claims_that_were_to_go_with_the_connector() {
+    let with = |sink: Value| {
+        let mut spec = redis_sink();
+        spec["sink"] = sink;
+        spec["storage"] = json!({"whenDeleted": "Delete", "size": "2Gi"});
+        spec
+    };
+    let cluster = Cluster::with(with(json!({"redis": {"address": "redis:6379", "hash": {"key": "totals"}}})));
+    cluster.settle().await;
+    let set = cluster.api.get("statefulsets/orders").unwrap();
+    let claim = json!({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "state-orders-0", "namespace": "shop", "uid": "uid-of-claim",
+            "labels": set["spec"]["selector"]["matchLabels"],
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "orders", "uid": set["metadata"]["uid"]}]},
+        "spec": {"resources": {"requests": {"storage": "2Gi"}}},
+        "status": {"phase": "Bound"},
+    });
+    cluster.api.0.lock().unwrap().all.insert("persistentvolumeclaims/state-orders-0".into(), claim);
+    let policy = || {
+        let set = cluster.api.get("statefulsets/orders").unwrap();
+        set["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(policy(), "Delete");
+    cluster.api.edit("connectors/orders", |connector| {
+        connector["spec"] = with(json!({"file": {"path": "out"}}));
+        connector["spec"]["storage"]["size"] = "4Gi".into();
+        connector["metadata"]["generation"] = 2.into();
+    });
+    let template = set["spec"]["template"].clone();
+    let calls = cluster.reconcile().await.unwrap();
+    assert!(calls.iter().all(|call| !call.starts_with("DELETE")), "{calls:?}");
+    assert_eq!(policy(), "Retain");
+    assert_eq!(cluster.api.get("statefulsets/orders").unwrap()["spec"]["template"], template);
+    // Nothing goes before the controller has seen it, and before no claim belongs to the StatefulSet.
+    assert!(without_reads(cluster.reconcile().await.unwrap()).is_empty());
+    cluster.kubelet();
+    assert_eq!(
+        cluster.reconcile().await.unwrap(),
+        [
+            "GET persistentvolumeclaims/",
+            "PATCH persistentvolumeclaims/state-orders-0",
+            "DELETE statefulsets/orders"
+        ]
+    );
+    let claim = || cluster.api.get("persistentvolumeclaims/state-orders-0").unwrap();
+    assert_eq!(claim()["metadata"]["ownerReferences"], json!([]));
+    cluster.api.0.lock().unwrap().all.remove("statefulsets/orders");
+    cluster.settle().await;
+    assert_eq!(policy(), "Delete");
+    // The claim got the room that was asked for.
+    assert_eq!(claim()["spec"]["resources"]["requests"]["storage"], "4Gi");
 }
 
 #[tokio::test]

@@ -5,10 +5,11 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::fake_api::FakeApi;
+use crate::controller::fence::Fence;
 use crate::controller::lease::{DURATION, Election, GIVE_UP, RENEWAL};
 
 fn election(api: &FakeApi, identity: &str) -> Election {
-    Election::new(api.client(), "shop", "operator", identity)
+    Election::new(api.client(), "shop", "operator", identity, Fence::closed())
 }
 
 fn holder(api: &FakeApi) -> String {

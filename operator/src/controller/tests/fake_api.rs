@@ -105,6 +105,14 @@ fn fields(value: &Value) -> Value {
     }
 }
 
+/// JSON merge patch (RFC 7386), without removal.
+fn merge(live: &mut Value, patch: &Value) {
+    match patch {
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| merge(&mut live[name], value)),
+        value => *live = value.clone(),
+    }
+}
+
 impl Objects {
     fn answer(&mut self, method: &Method, path: &str, apply: bool, body: Value) -> (u16, Value) {
         let parts: Vec<&str> = path.split('/').skip_while(|part| *part != "namespaces").skip(2).collect();
@@ -143,10 +151,18 @@ impl Objects {
                 self.all.insert(key, object.clone());
                 (201, object)
             }
+            ("GET", None) if name.is_empty() => {
+                let prefix = format!("{resource}/");
+                let items = self.all.iter().filter(|(key, _)| key.starts_with(&prefix));
+                let items: Vec<&Value> = items.map(|(_, object)| object).collect();
+                (200, json!({"items": items, "metadata": {}}))
+            }
             (_, None) => refusal(404, "not found"),
             ("GET", Some(live)) => (200, live),
             ("DELETE", Some(mut live)) => {
-                if body["preconditions"]["uid"] != live["metadata"]["uid"] {
+                let asked = &body["preconditions"];
+                let is_seen = |field: &str| asked[field].is_null() || asked[field] == live["metadata"][field];
+                if asked["uid"].is_null() || !is_seen("uid") || !is_seen("resourceVersion") {
                     return refusal(409, "precondition");
                 }
                 if body["propagationPolicy"] == "Foreground" {
@@ -176,10 +192,18 @@ impl Objects {
     fn patch(&mut self, key: &str, mut live: Value, apply: bool, status: bool, body: Value) -> (u16, Value) {
         if let Value::Array(operations) = &body {
             for operation in operations {
-                let at = live.pointer_mut(operation["path"].as_str().unwrap()).unwrap();
+                let path = operation["path"].as_str().unwrap();
+                let Some(at) = live.pointer_mut(path) else { return refusal(422, "no such path") };
                 match operation["op"].as_str().unwrap() {
                     "test" if *at != operation["value"] => return refusal(422, "test"),
                     "test" => {}
+                    "remove" => {
+                        let (list, index) = path.rsplit_once('/').unwrap();
+                        live.pointer_mut(list)
+                            .and_then(Value::as_array_mut)
+                            .unwrap()
+                            .remove(index.parse().unwrap());
+                    }
                     _ => *at = operation["value"].clone(),
                 }
             }
@@ -207,9 +231,7 @@ impl Objects {
             next["status"] = live["status"].clone();
             live = next;
         } else {
-            for (name, value) in body["metadata"]["annotations"].as_object().into_iter().flatten() {
-                live["metadata"]["annotations"][name] = value.clone();
-            }
+            merge(&mut live, &body);
         }
         self.all.insert(key.into(), live.clone());
         (200, live)

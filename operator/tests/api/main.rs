@@ -1,0 +1,15 @@
+//! The operator as a process beside a real Kubernetes API server with its controllers: `./tasks api` runs these.
+//!
+//! No node: a task plays the kubelet. Each test has a namespace and an operator of its own.
+
+#![allow(clippy::unwrap_used, reason = "what a test reads is known; a panic is a failed test")]
+
+mod cluster;
+mod election;
+mod kubelet;
+mod lifecycle;
+mod operator;
+mod ownership;
+mod renderings;
+mod steady;
+mod storage;
