@@ -28,9 +28,9 @@ mod reserve;
 mod segment;
 mod state;
 
-/// What a log's records do to its state, without a disk: for models that explore every state.
+/// Records and what they do to a log's state, without a disk: for models that explore every state, and for who judges a file.
 pub mod decisions {
-    pub use super::record::{Header, Lengths, Record};
+    pub use super::record::{Header, Lengths, Parsed, Record, parse};
     pub use super::state::LogState;
 }
 
@@ -45,7 +45,7 @@ pub use self::directory::directory;
 pub use self::error::LogError;
 pub use self::read::{Cursor, Limits};
 use self::record::{Header, Record};
-pub use self::recover::undelivered;
+pub use self::recover::{kept_in_doubt, undelivered};
 use self::reserve::Reserve;
 use self::segment::{Segment, Window};
 pub use self::state::LogState;

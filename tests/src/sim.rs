@@ -22,3 +22,4 @@ pub mod receipts;
 pub mod run;
 pub mod target;
 pub mod trace;
+pub mod unsettled;

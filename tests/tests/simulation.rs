@@ -25,7 +25,7 @@ const LONG: u64 = 20_000;
 const OFTEN: u64 = 100;
 
 /// Events that a long run has to show, beside everything that the plan asks for.
-const NAMED: [&str; 25] = [
+const NAMED: [&str; 26] = [
     "vote lost",
     "decision lost",
     "vote overruled",
@@ -35,6 +35,7 @@ const NAMED: [&str; 25] = [
     "fresh cluster",
     "in doubt at a fresh cluster",
     "records lost at a fresh cluster, as stated",
+    "records kept in doubt at a fresh cluster, as stated",
     "nothing known of what was committed",
     "target went back",
     "target crash",

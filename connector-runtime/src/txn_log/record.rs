@@ -117,7 +117,8 @@ impl<'a> Lengths<'a> {
         self.0.len() / 4
     }
 
-    pub(super) fn iter(self) -> impl Iterator<Item = usize> {
+    /// Each length, in order.
+    pub fn iter(self) -> impl Iterator<Item = usize> {
         self.0
             .chunks_exact(4)
             .map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize)
@@ -126,9 +127,16 @@ impl<'a> Lengths<'a> {
 
 /// What stands at a place of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Parsed<'a> {
-    /// A whole, sound record of `length` bytes.
-    Record { record: Record<'a>, synced: u64, length: usize },
+pub enum Parsed<'a> {
+    /// A whole, sound record.
+    Record {
+        /// Itself.
+        record: Record<'a>,
+        /// How much of the file was known to be on stable storage when it was written.
+        synced: u64,
+        /// Its bytes in the file.
+        length: usize,
+    },
     /// The beginning of a record.
     Incomplete,
     /// Not a record.
@@ -270,7 +278,7 @@ pub(super) fn summary(bytes: &[u8]) -> Option<u64> {
 }
 
 /// Reads the record that `bytes` start with.
-pub(super) fn parse(bytes: &[u8]) -> Parsed<'_> {
+pub fn parse(bytes: &[u8]) -> Parsed<'_> {
     let Some((head, rest)) = bytes.split_first_chunk::<HEAD>() else {
         return Parsed::Incomplete;
     };

@@ -43,6 +43,30 @@ pub fn undelivered<E: Env>(env: &E, directory: &Path) -> Result<u64, LogError> {
     Ok(logs.iter().filter_map(|recovered| recovered.log.as_ref()).map(|log| waiting(log.state())).sum())
 }
 
+/// Hands over every record of the transactions that are kept because their cluster ended before it decided, in order: worker,
+/// incarnation, payload. Changes nothing.
+pub fn kept_in_doubt<E: Env>(
+    env: &E,
+    directory: &Path,
+    mut each: impl FnMut(&[u8], u64, &[u8]),
+) -> Result<(), LogError> {
+    for log in TxnLog::read_all(env, directory)?.iter().filter_map(|recovered| recovered.log.as_ref()) {
+        let voted = log.state.pending.as_ref().is_some_and(|pending| pending.vote);
+        let (Some(true), true, Some(open_at)) = (log.state.ended, voted, log.open_at) else { continue };
+        let Some(last) = log.segments.back() else { continue };
+        last.scan(true, |at, record, _| {
+            let Record::Data { lengths, mut bytes, .. } = *record else { return Ok(()) };
+            for length in lengths.iter().take_while(|_| at >= open_at) {
+                let (payload, rest) = bytes.split_at(length); // the sum was checked
+                bytes = rest;
+                each(&log.worker, log.incarnation, payload);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 fn waiting(state: &LogState) -> u64 {
     let voted = state.pending.as_ref().filter(|pending| pending.vote);
     state.undelivered() + voted.map_or(0, |pending| pending.end - pending.start)

@@ -439,6 +439,33 @@ fn the_end_of_an_incarnation_settles_its_doubtful_transaction_as_asked() {
 }
 
 #[test]
+fn a_transaction_that_is_kept_in_doubt_can_be_read_and_no_other_can() {
+    let kept = |disk: &FakeDisk| {
+        let mut found = Vec::new();
+        kept_in_doubt(disk, &path(), |worker, incarnation, payload| {
+            found.push((worker.to_vec(), incarnation, payload.to_vec()));
+        })
+        .unwrap();
+        found
+    };
+    for policy in [InDoubt::Commit, InDoubt::Keep, InDoubt::Discard] {
+        let disk = FakeDisk::default();
+        let mut log = create(&disk);
+        transaction(&mut log, "c1", &[b"decided"]);
+        append(&mut log, &[b"one", b"two"]).unwrap();
+        log.prepare(b"c2", true, 7, 13).unwrap();
+        assert_eq!(kept(&disk), [], "its cluster may still decide");
+        log.end(policy).unwrap();
+        // A later incarnation does not hide it.
+        TxnLog::create(&disk, &path(), Bytes::from_static(b"worker-1"), 2).unwrap();
+        let expected =
+            [(b"worker-1".to_vec(), 1, b"one".to_vec()), (b"worker-1".to_vec(), 1, b"two".to_vec())];
+        let expected: &[_] = if policy == InDoubt::Keep { &expected } else { &[] };
+        assert_eq!(kept(&disk), expected);
+    }
+}
+
+#[test]
 fn output_at_receipt_is_decided_at_once_and_may_leave_gaps() {
     let disk = FakeDisk::default();
     let mut log = create(&disk);

@@ -1,21 +1,25 @@
 //! The account of every record: when a run is over, what may be missing, what may be there twice.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use connector_crds::{OnError, OnInDoubt};
 
+use super::faults::Fault;
 use super::letters::ModelLetters;
 use super::log::ModelLog;
-use super::observer::{RECORDS_ABORTED, RECORDS_IN_DOUBT};
 use super::plan::{Setting, Way};
 use super::receipts::Receipts;
 use super::target::ModelTarget;
 use super::trace::Trace;
+use super::unsettled::Unsettled;
 
 /// Simulated time in which nothing arrives, after which what is missing counts as lost where loss is permitted.
 const QUIET: Duration = Duration::from_secs(5);
+
+/// How often, in simulated milliseconds, what is missing is looked for once it is quiet: the logs are read for it.
+const LOOK_MS: u128 = 100;
 
 /// Simulated time in which nothing arrives, after which an operator looks after a cluster that was started afresh: longer than
 /// every back-off of the code under test.
@@ -34,6 +38,10 @@ const TAKES_BYTES_ALONG: [&str; 9] = [
     "target went back",
 ];
 
+/// What became of records that a fresh cluster lost, in the coverage table.
+const KEPT: &str = "records kept in doubt at a fresh cluster, as stated";
+const CUT_OFF: &str = "records lost at a fresh cluster, as stated";
+
 /// Whether a run is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -43,11 +51,30 @@ pub enum Verdict {
     Done,
 }
 
+/// What may be missing by now.
+enum Permitted {
+    /// Exactly these, and why.
+    Names(BTreeMap<String, &'static str>),
+    /// Anything: the framing is best effort, and something that had taken bytes is gone.
+    Any,
+}
+
+impl Permitted {
+    fn covers(&self, missing: &[String]) -> bool {
+        match self {
+            Permitted::Names(names) => missing.iter().all(|name| names.contains_key(name)),
+            Permitted::Any => true,
+        }
+    }
+}
+
 /// See the module's first line.
 pub struct Account {
     way: Way,
     exactly_once: bool,
     on_in_doubt: OnInDoubt,
+    /// What the sink's transaction logs hold undecided, or held.
+    unsettled: Unsettled,
     /// Records that Wallaroo can be handed.
     handed: BTreeSet<String>,
     /// Records that the target takes.
@@ -69,6 +96,7 @@ impl Account {
         handed: BTreeSet<String>,
         receipts: Option<Receipts>,
         letters: ModelLetters,
+        unsettled: Unsettled,
         trace: Trace,
     ) -> Account {
         let refused = match setting.on_refused {
@@ -79,6 +107,7 @@ impl Account {
             way: setting.way,
             exactly_once: setting.exactly_once,
             on_in_doubt: setting.on_in_doubt,
+            unsettled,
             expected: handed.difference(&setting.refused).cloned().collect(),
             handed,
             refused,
@@ -89,21 +118,30 @@ impl Account {
         }
     }
 
-    /// Records that may be lost by now.
-    fn permitted(&self) -> u64 {
+    /// What may be missing by now. Over `Connector` only a fresh cluster loses records: those of the transaction that it found
+    /// undecided, when the sink keeps it for someone to look at, or cuts it off: because its policy says so, or because the fresh
+    /// cluster's first rollback aborts what the sink lists, also where the cluster before had committed it and the decision was lost.
+    fn permitted(&self) -> Permitted {
+        let mut names = BTreeMap::new();
         match self.way {
             Way::Plain => {
-                let taken = TAKES_BYTES_ALONG.iter().any(|what| self.trace.counted(what) > 0);
-                if taken { u64::MAX } else { 0 }
+                if TAKES_BYTES_ALONG.iter().any(|what| self.trace.counted(what) > 0) {
+                    return Permitted::Any;
+                }
             }
             Way::Connector => {
-                let in_doubt = match self.on_in_doubt {
-                    OnInDoubt::Deliver => 0,
-                    OnInDoubt::Hold | OnInDoubt::Discard => self.trace.counted(RECORDS_IN_DOUBT),
-                };
-                in_doubt + self.trace.counted(RECORDS_ABORTED)
+                if self.trace.counted(Fault::GracefulStop.name()) > 0 {
+                    names.extend(self.unsettled.cut_off().into_iter().map(|name| (name, CUT_OFF)));
+                }
+                match self.on_in_doubt {
+                    OnInDoubt::Hold => {
+                        names.extend(self.unsettled.kept(&self.trace).into_iter().map(|name| (name, KEPT)));
+                    }
+                    OnInDoubt::Deliver | OnInDoubt::Discard => {}
+                }
             }
         }
+        Permitted::Names(names)
     }
 
     fn missing(&self, target: &ModelTarget) -> Vec<String> {
@@ -122,13 +160,12 @@ impl Account {
         if !undisturbed || !log.is_done() {
             return Verdict::Wait;
         }
-        let permitted = self.permitted();
-        if permitted == 0 && there < self.expected.len() {
+        let quiet = now.saturating_sub(self.last.get().1) >= QUIET && now.as_millis().is_multiple_of(LOOK_MS);
+        if there < self.expected.len() && !quiet {
             return Verdict::Wait;
         }
-        let missing = self.missing(target).len() as u64;
-        let quiet = now.saturating_sub(self.last.get().1) >= QUIET;
-        let enough = missing == 0 || (missing <= permitted && quiet);
+        let missing = self.missing(target);
+        let enough = missing.is_empty() || (quiet && self.permitted().covers(&missing));
         if enough { Verdict::Done } else { Verdict::Wait }
     }
 
@@ -144,7 +181,10 @@ impl Account {
 
     /// What is wrong with a run that does not end.
     pub fn lost(&self, log: &ModelLog, target: &ModelTarget) -> Vec<String> {
-        let missing = self.missing(target);
+        let mut missing = self.missing(target);
+        if let Permitted::Names(names) = self.permitted() {
+            missing.retain(|name| !names.contains_key(name));
+        }
         let mut wrong = Vec::new();
         if !log.is_done() {
             wrong.push("not everything was committed".to_owned());
@@ -166,17 +206,24 @@ impl Account {
         if let Some(foreign) = records.keys().find(|name| !self.expected.contains(*name)) {
             self.trace.broken(format!("a record that nobody wrote: {foreign:?}"));
         }
-        let missing = self.missing(target).len() as u64;
+        let missing = self.missing(target);
         match &self.receipts {
             Some(receipts) => {
-                self.trace.count("plain: records lost with a worker, a sink or a target", missing);
+                let lost = "plain: records lost with a worker, a sink or a target";
+                self.trace.count(lost, missing.len() as u64);
                 let never = receipts.missing(self.handed.iter());
                 if let Some(first) = never.first() {
                     self.trace
                         .broken(format!("{} records never reached a worker, first {first}", never.len()));
                 }
             }
-            None => self.trace.count("records lost at a fresh cluster, as stated", missing),
+            None => {
+                if let Permitted::Names(names) = self.permitted() {
+                    for why in missing.iter().filter_map(|name| names.get(name)) {
+                        self.trace.named(why);
+                    }
+                }
+            }
         }
         repeated.len() as u64
     }

@@ -29,6 +29,7 @@ struct Content {
     random: Random,
     torn: u64,
     refused: u64,
+    cut_off: Vec<Vec<u8>>,
 }
 
 /// The host goes down at an operation to come.
@@ -71,6 +72,7 @@ impl Disk {
             random,
             torn: 0,
             refused: 0,
+            cut_off: Vec::new(),
         })))
     }
 
@@ -131,6 +133,11 @@ impl Disk {
     /// Writes that found no room.
     pub fn refused_writes(&self) -> u64 {
         self.content().refused
+    }
+
+    /// The ends that were ever cut off a file, one by one; a power loss may have brought some of them back.
+    pub fn cut_off(&self) -> Vec<Vec<u8>> {
+        self.content().cut_off.clone()
     }
 
     /// Bytes in all files.
@@ -301,9 +308,12 @@ impl File for SimFile {
     fn truncate(&mut self, length: u64) -> io::Result<()> {
         let mut content = self.disk.content();
         content.change()?;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
         let inode = content.inode(self.inode)?;
-        inode.bytes.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
+        let end = inode.bytes.get(length..).unwrap_or_default().to_vec();
+        inode.bytes.resize(length, 0);
         inode.same = inode.same.min(inode.bytes.len());
+        content.cut_off.push(end);
         Ok(())
     }
 

@@ -29,7 +29,7 @@ use super::target::ModelTarget;
 use super::trace::Trace;
 
 /// Where each host keeps its state.
-const STATE: &str = "/state";
+pub const STATE: &str = "/state";
 
 /// Longest frame that the source sends: small, so that few bytes make a record too large.
 const MAX_FRAME: u32 = 512;

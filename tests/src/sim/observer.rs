@@ -6,7 +6,6 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use super::faults::Fault;
 use super::trace::Trace;
 
 /// Beginnings of log messages, and what they tell.
@@ -18,27 +17,16 @@ const NAMED: &[(&str, &str)] = &[
     ("rolled back", "rollback done"),
     ("a write that never became durable is cut off", "torn record cut off"),
     ("A fresh cluster: the earlier incarnation is archived.", "fresh cluster"),
-    ("A transaction of an ended cluster is in doubt.", IN_DOUBT),
+    ("A transaction of an ended cluster is in doubt.", "in doubt at a fresh cluster"),
     ("The target went back: repeating from the log.", "target went back"),
     ("A worker dialled again", "worker dialled again"),
     ("A connection said HELLO after a newer one", "older connection read late"),
     ("Voted no.", "voted no"),
-    ("Rolled back.", ABORTED),
+    ("Rolled back.", "voted transaction aborted"),
     ("Wallaroo has the stream open elsewhere", "notify refused"),
     ("A decision that was made before.", "decision repeated"),
     ("Stalled: ", "stalled"),
 ];
-
-const IN_DOUBT: &str = "in doubt at a fresh cluster";
-
-const ABORTED: &str = "voted transaction aborted";
-
-/// Records of transactions that were aborted in a run with a graceful stop, in the coverage table. A fresh cluster that rolls
-/// back aborts what the sink lists, also where its predecessor had committed it and the decision was lost.
-pub const RECORDS_ABORTED: &str = "records aborted behind a graceful stop";
-
-/// Records of transactions in doubt, in the coverage table.
-pub const RECORDS_IN_DOUBT: &str = "records in doubt";
 
 /// See the module's first line.
 #[derive(Debug)]
@@ -53,21 +41,13 @@ impl Observer {
     }
 }
 
-struct Message {
-    text: String,
-    records: u64,
-}
+#[derive(Default)]
+struct Message(String);
 
 impl Visit for Message {
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
         if field.name() == "message" {
-            let _ = write!(self.text, "{value:?}"); // a string takes everything
-        }
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        if field.name() == "records" {
-            self.records = value;
+            let _ = write!(self.0, "{value:?}"); // a string takes everything
         }
     }
 }
@@ -81,18 +61,12 @@ impl Subscriber for Observer {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let mut message = Message { text: String::new(), records: 0 };
+        let mut message = Message::default();
         event.record(&mut message);
-        let Message { text, records } = message;
+        let Message(text) = message;
         self.trace.note(&format!("log: {text}"));
         if let Some((_, name)) = NAMED.iter().find(|(begin, _)| text.starts_with(begin)) {
             self.trace.named(name);
-            if *name == IN_DOUBT {
-                self.trace.count(RECORDS_IN_DOUBT, records);
-            }
-            if *name == ABORTED && self.trace.counted(Fault::GracefulStop.name()) > 0 {
-                self.trace.count(RECORDS_ABORTED, records);
-            }
         }
     }
 

@@ -24,6 +24,7 @@ use super::random::Random;
 use super::receipts::Receipts;
 use super::target::ModelTarget;
 use super::trace::Trace;
+use super::unsettled::Unsettled;
 
 /// Simulated time that a run may take: every fault, and then the longest back-off several times over.
 const LIMIT: Duration = Duration::from_mins(3);
@@ -198,13 +199,17 @@ impl World {
         let target =
             ModelTarget::new(setting.exactly_once, setting.refused.clone(), random.fork(), trace.clone());
         let handed: BTreeSet<String> = log.deliverable();
-        let account = Account::new(&setting, handed, receipts, sink_letters.clone(), trace.clone());
+        let disks: BTreeMap<Host, Disk> =
+            Host::ALL.into_iter().map(|host| (host, Disk::new(random.fork()))).collect();
+        let unsettled = Unsettled::on(disks[&Host::Sink].clone());
+        let account =
+            Account::new(&setting, handed, receipts, sink_letters.clone(), unsettled, trace.clone());
         let world = World {
             log,
             target,
             source_letters,
             sink_letters,
-            disks: Host::ALL.into_iter().map(|host| (host, Disk::new(random.fork()))).collect(),
+            disks,
             strings: Strings::default(),
             exited: Host::ALL.into_iter().map(|host| (host, Arc::default())).collect(),
             down: BTreeMap::new(),
