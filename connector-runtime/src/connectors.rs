@@ -11,6 +11,7 @@ use crate::secret::Secrets;
 use crate::sink::{Sink, SinkStream};
 use crate::source::{Source, SystemError};
 
+pub mod custom;
 pub mod file;
 pub mod generator;
 pub mod kafka;
@@ -31,6 +32,8 @@ pub struct Context {
     /// Directory of the state volume, for positions that a system cannot keep itself. It exists and belongs to this
     /// Connector alone.
     pub state: PathBuf,
+    /// Socket of a custom connector.
+    pub socket: PathBuf,
     /// Mounted Secrets.
     pub secrets: Secrets,
     /// Where drops that only the connector sees (kernel overflow) and its listen address are reported.
@@ -51,6 +54,7 @@ pub struct Context {
 #[allow(clippy::needless_pass_by_value)] // a system may keep it
 pub fn source(spec: &SourceSpec, context: Context) -> Result<Box<dyn Source>, SystemError> {
     match spec {
+        SourceSpec::Custom(spec) => Ok(Box::new(custom::CustomSource::new(spec, &context))),
         SourceSpec::File(spec) => Ok(Box::new(file::FileSource::new(spec, &context))),
         SourceSpec::Generator(spec) => Ok(Box::new(generator::GeneratorSource::new(spec, &context))),
         SourceSpec::Kafka(spec) => Ok(Box::new(kafka::KafkaSource::new(spec, &context))),
@@ -65,6 +69,7 @@ pub fn source(spec: &SourceSpec, context: Context) -> Result<Box<dyn Source>, Sy
 #[allow(clippy::needless_pass_by_value)] // a system may keep it
 pub fn sink(spec: &SinkSpec, context: Context) -> Result<Box<dyn Sink>, SystemError> {
     match spec {
+        SinkSpec::Custom(spec) => Ok(Box::new(custom::CustomSink::new(spec, &context))),
         SinkSpec::File(spec) => Ok(Box::new(file::FileSink::new(spec, &context))),
         SinkSpec::Kafka(spec) => Ok(Box::new(kafka::KafkaSink::new(spec, context))),
         SinkSpec::Redis(spec) => Ok(Box::new(redis::RedisHashSink::new(spec, &context)?)),

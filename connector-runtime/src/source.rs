@@ -12,6 +12,8 @@ pub struct StreamKey(pub u32);
 /// What happens next at a source.
 #[derive(Debug)]
 pub enum SourceEvent {
+    /// The system answers, for the first time or again: told where nothing else tells it.
+    Connected,
     /// A stream exists now; nothing of it is read before [`Source::resume`].
     Opened {
         /// Handle.

@@ -5,6 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::systems::custom::{SinkPositions, SourcePositions};
 use crate::{AckMode, ConnectorSpec, DeliverySpec, Protocol, SinkSpec, SourceSpec, WallarooSpec};
 
 /// What a configuration really promises.
@@ -110,6 +111,10 @@ impl Delivery {
         let rereading = match source {
             SourceSpec::File(_) | SourceSpec::Generator(_) | SourceSpec::Kafka(_) => Rereading::Replayable,
             SourceSpec::Udp(_) => Rereading::Volatile,
+            SourceSpec::Custom(custom) => match custom.positions {
+                SourcePositions::Ordered | SourcePositions::Opaque => Rereading::Replayable,
+                SourcePositions::None => Rereading::Volatile,
+            },
         };
         match (rereading, checkpoints(wallaroo, delivery)) {
             (Rereading::Replayable, true) => Delivery::new(Guarantee::AtLeastOnce, Scope::WallarooCheckpoint),
@@ -125,6 +130,10 @@ impl Delivery {
             SinkSpec::Kafka(kafka) if kafka.exactly_once => Rewriting::Positioned,
             SinkSpec::Kafka(_) | SinkSpec::Redis(_) | SinkSpec::Stdout(_) => Rewriting::Repeats,
             SinkSpec::Udp(_) => Rewriting::Unacknowledged,
+            SinkSpec::Custom(custom) => match custom.positions {
+                SinkPositions::Ordered => Rewriting::Positioned,
+                SinkPositions::None => Rewriting::Repeats,
+            },
         };
         match (rewriting, checkpoints(wallaroo, delivery)) {
             (Rewriting::Positioned, true) => Delivery::new(Guarantee::ExactlyOnce, Scope::WallarooCheckpoint),

@@ -72,6 +72,10 @@ pub struct Paths {
     /// Directory that relative paths of `file` systems are resolved against.
     #[schemars(length(min = 1, max = 4096))]
     pub base: String,
+    /// Socket of a custom connector; empty: none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 4096))]
+    pub socket: String,
 }
 
 /// What takes effect without a restart: `live.json`.

@@ -3,7 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::systems::{file::FileSink, kafka::KafkaSink, redis::RedisSink, stdout::StdoutSink, udp::UdpSink};
+use crate::systems::{
+    custom::CustomSink, file::FileSink, kafka::KafkaSink, redis::RedisSink, stdout::StdoutSink, udp::UdpSink,
+};
 use crate::union::exactly_one;
 
 /// The system that records are written to; exactly one field is set.
@@ -11,6 +13,8 @@ use crate::union::exactly_one;
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = exactly_one)]
 pub enum SinkSpec {
+    /// A process of your own beside the runtime.
+    Custom(CustomSink),
     /// A file that records are appended to.
     File(FileSink),
     /// A Kafka topic.

@@ -3,7 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::systems::{file::FileSource, generator::GeneratorSource, kafka::KafkaSource, udp::UdpSource};
+use crate::systems::{
+    custom::CustomSource, file::FileSource, generator::GeneratorSource, kafka::KafkaSource, udp::UdpSource,
+};
 use crate::union::exactly_one;
 
 /// The system that records are read from; exactly one field is set.
@@ -12,6 +14,8 @@ use crate::union::exactly_one;
 #[schemars(transform = exactly_one)]
 #[expect(clippy::large_enum_variant, reason = "a process holds one, an operator one a Connector")]
 pub enum SourceSpec {
+    /// A process of your own beside the runtime.
+    Custom(CustomSource),
     /// Lines or length-prefixed records of a file.
     File(FileSource),
     /// Made-up records, for trials and load tests.

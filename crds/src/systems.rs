@@ -1,5 +1,6 @@
 //! Configuration of each system, one file a system.
 
+pub mod custom;
 pub mod file;
 pub mod generator;
 pub mod kafka;

@@ -87,7 +87,7 @@ fn a_misplaced_field_gets_its_place() {
 fn a_field_that_resembles_nothing_gets_the_names_that_there_are() {
     assert_eq!(
         said(&unknown_fields(&with("/spec/source", "mongodb"))),
-        ["spec.source.mongodb: unknown field; there are file, generator, kafka, udp"]
+        ["spec.source.mongodb: unknown field; there are custom, file, generator, kafka, udp"]
     );
 }
 

@@ -7,11 +7,14 @@ pub mod quantity;
 pub mod rendering;
 mod runtime_config;
 mod scheduling;
+mod sidecar;
 pub mod upgrade;
 
+use connector_crds::systems::custom::SourcePositions;
 use connector_crds::{Protocol, SinkSpec, SourceSpec};
 pub use objects::{Desired, Owner, build, claim_templates, wanted_replicas};
 pub use runtime_config::{Placement, live_config, runtime_config};
+pub use sidecar::process as custom_process;
 
 use crate::validate::{System, ValidatedConnector};
 
@@ -28,10 +31,18 @@ pub fn keeps_state(connector: &ValidatedConnector) -> bool {
     };
     let needs = match &connector.system {
         System::Source(SourceSpec::File(_)) | System::Sink(SinkSpec::File(_)) => true,
+        System::Source(SourceSpec::Custom(custom)) => match custom.positions {
+            SourcePositions::Opaque => true,
+            SourcePositions::Ordered | SourcePositions::None => false,
+        },
         System::Source(SourceSpec::Generator(_) | SourceSpec::Kafka(_) | SourceSpec::Udp(_)) => false,
-        System::Sink(SinkSpec::Kafka(_) | SinkSpec::Redis(_) | SinkSpec::Stdout(_) | SinkSpec::Udp(_)) => {
-            keeps_log
-        }
+        System::Sink(
+            SinkSpec::Custom(_)
+            | SinkSpec::Kafka(_)
+            | SinkSpec::Redis(_)
+            | SinkSpec::Stdout(_)
+            | SinkSpec::Udp(_),
+        ) => keeps_log,
     };
     needs || connector.delivery.dead_letter.is_some()
 }

@@ -20,6 +20,8 @@ pub const APPLIED_ANNOTATION: &str = "connectors.wallaroolabs.com/applied";
 pub const LIVE_ANNOTATION: &str = "connectors.wallaroolabs.com/live";
 /// Name of the container.
 pub const CONTAINER: &str = "connector";
+/// Name of the container of a custom connector's process.
+pub const CUSTOM_CONTAINER: &str = "custom";
 /// Name of the port at which a runtime serves its status.
 pub const ADMIN_PORT: &str = "admin";
 /// Name of the port at which records come in: of a sink's Wallaroo, of a source's senders.

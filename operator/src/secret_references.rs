@@ -34,6 +34,12 @@ pub fn secret_references(connector: &ValidatedConnector) -> Vec<SecretReference>
             tls(&mut found, "spec.sink.redis.tls", redis.tls.as_ref());
             add(&mut found, "spec.sink.redis.auth.password", redis.auth.as_ref().map(|auth| &auth.password));
         }
+        System::Source(SourceSpec::Custom(custom)) => {
+            files(&mut found, "spec.source.custom.secrets", &custom.process.secrets);
+        }
+        System::Sink(SinkSpec::Custom(custom)) => {
+            files(&mut found, "spec.sink.custom.secrets", &custom.process.secrets);
+        }
         System::Source(SourceSpec::File(_) | SourceSpec::Generator(_) | SourceSpec::Udp(_))
         | System::Sink(SinkSpec::File(_) | SinkSpec::Stdout(_) | SinkSpec::Udp(_)) => {}
     }
@@ -46,6 +52,12 @@ fn tls(found: &mut Vec<SecretReference>, path: &str, tls: Option<&TlsSpec>) {
     add(found, &format!("{path}.ca"), ca.as_ref());
     add(found, &format!("{path}.certificate"), certificate.as_ref());
     add(found, &format!("{path}.key"), key.as_ref());
+}
+
+fn files(found: &mut Vec<SecretReference>, path: &str, secrets: &[SecretKeyRef]) {
+    for (index, secret) in secrets.iter().enumerate() {
+        add(found, &format!("{path}[{index}]"), Some(secret));
+    }
 }
 
 fn add(found: &mut Vec<SecretReference>, path: &str, secret: Option<&SecretKeyRef>) {

@@ -16,6 +16,8 @@ pub struct OperatorSettings {
 pub struct Allow {
     /// `spec.runtime.image`.
     pub runtime_image: bool,
+    /// `spec.source.custom` and `spec.sink.custom`.
+    pub custom: bool,
     /// `spec.pod.serviceAccountName`.
     pub service_account_name: bool,
 }

@@ -23,10 +23,12 @@ impl System {
     /// Name of system and direction, e.g. `KafkaSource`: `status.type`.
     pub fn type_name(&self) -> &'static str {
         match self {
+            System::Source(SourceSpec::Custom(_)) => "CustomSource",
             System::Source(SourceSpec::File(_)) => "FileSource",
             System::Source(SourceSpec::Generator(_)) => "GeneratorSource",
             System::Source(SourceSpec::Kafka(_)) => "KafkaSource",
             System::Source(SourceSpec::Udp(_)) => "UdpSource",
+            System::Sink(SinkSpec::Custom(_)) => "CustomSink",
             System::Sink(SinkSpec::File(_)) => "FileSink",
             System::Sink(SinkSpec::Kafka(_)) => "KafkaSink",
             System::Sink(SinkSpec::Redis(_)) => "RedisSink",

@@ -84,6 +84,7 @@ impl World {
             },
             base: self.path().to_owned(),
             state: self.path().join("state"),
+            socket: self.path().join("socket"),
             secrets: self.secrets.clone(),
             board: self.board.clone(),
             max_payload_bytes: 1_048_576,

@@ -224,6 +224,7 @@ pub fn runtime_config(
             state: path("state"),
             live: path("live.json"),
             base: path(""),
+            socket: String::new(),
         },
         admin: "127.0.0.1:0".into(),
         drain_timeout_seconds: 10,

@@ -116,6 +116,7 @@ impl Driver {
             }
         };
         match event {
+            SourceEvent::Connected => {}
             SourceEvent::Opened { stream, name, committed } => {
                 self.source.resume(stream, self.from).await.expect("resume");
                 let new = Stream { name, committed, last: 0, records: 0, gone: false };

@@ -8,6 +8,8 @@
 use connector_crds::{SinkSpec, SourceSpec};
 use connector_tests::{sink_suite, source_suite};
 
+#[path = "conformance/custom.rs"]
+mod custom_fixture;
 #[path = "conformance/file.rs"]
 mod file_fixture;
 #[path = "conformance/generator.rs"]
@@ -30,6 +32,7 @@ macro_rules! suites {
 }
 
 suites! { source_suite SOURCES:
+    "custom" custom_source custom_fixture::Source::new;
     "file" file_lines_source file_fixture::Source::lines;
     "file" file_prefixed_source file_fixture::Source::prefixed;
     "generator" generator_source generator_fixture::Source::new;
@@ -38,6 +41,7 @@ suites! { source_suite SOURCES:
 }
 
 suites! { sink_suite SINKS:
+    "custom" custom_sink custom_fixture::Sink::new;
     "file" file_lines_sink file_fixture::Sink::lines;
     "file" file_prefixed_sink file_fixture::Sink::prefixed;
     "kafka" kafka_sink kafka_fixture::Sink::new;
@@ -50,6 +54,7 @@ suites! { sink_suite SINKS:
 /// Name of a source's system. A new variant does not compile until it stands here.
 fn source_system(spec: &SourceSpec) -> &'static str {
     match spec {
+        SourceSpec::Custom(_) => "custom",
         SourceSpec::File(_) => "file",
         SourceSpec::Generator(_) => "generator",
         SourceSpec::Kafka(_) => "kafka",
@@ -60,6 +65,7 @@ fn source_system(spec: &SourceSpec) -> &'static str {
 /// Name of a sink's system. A new variant does not compile until it stands here.
 fn sink_system(spec: &SinkSpec) -> &'static str {
     match spec {
+        SinkSpec::Custom(_) => "custom",
         SinkSpec::File(_) => "file",
         SinkSpec::Kafka(_) => "kafka",
         SinkSpec::Redis(_) => "redis",

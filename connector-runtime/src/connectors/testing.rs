@@ -18,6 +18,7 @@ pub(crate) fn context(directory: &Path) -> Context {
         },
         base: directory.to_owned(),
         state: directory.join("state"),
+        socket: directory.join("socket"),
         secrets: Secrets::new(directory.join("secrets")).0,
         board: Board::new(),
         max_payload_bytes: 16_357,

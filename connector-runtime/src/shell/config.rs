@@ -58,6 +58,7 @@ impl System {
     /// Name of the system, as in a manifest.
     pub fn name(&self) -> &'static str {
         match self {
+            System::Source(SourceSpec::Custom(_)) | System::Sink(SinkSpec::Custom(_)) => "custom",
             System::Source(SourceSpec::File(_)) | System::Sink(SinkSpec::File(_)) => "file",
             System::Source(SourceSpec::Generator(_)) => "generator",
             System::Source(SourceSpec::Kafka(_)) | System::Sink(SinkSpec::Kafka(_)) => "kafka",
@@ -70,10 +71,12 @@ impl System {
     /// The connector's type as in its status, e.g. `KafkaSource`.
     pub fn type_name(&self) -> &'static str {
         match self {
+            System::Source(SourceSpec::Custom(_)) => "CustomSource",
             System::Source(SourceSpec::File(_)) => "FileSource",
             System::Source(SourceSpec::Generator(_)) => "GeneratorSource",
             System::Source(SourceSpec::Kafka(_)) => "KafkaSource",
             System::Source(SourceSpec::Udp(_)) => "UdpSource",
+            System::Sink(SinkSpec::Custom(_)) => "CustomSink",
             System::Sink(SinkSpec::File(_)) => "FileSink",
             System::Sink(SinkSpec::Kafka(_)) => "KafkaSink",
             System::Sink(SinkSpec::Redis(_)) => "RedisSink",

@@ -113,6 +113,7 @@ pub(super) fn context(config: &RuntimeConfig, secrets: Secrets, board: Board) ->
         identity: config.identity.clone(),
         base: Path::new(&config.paths.base).to_owned(),
         state: Path::new(&config.paths.state).to_owned(),
+        socket: Path::new(&config.paths.socket).to_owned(),
         secrets,
         board,
         max_payload_bytes: usize::try_from(limit).unwrap_or(0),

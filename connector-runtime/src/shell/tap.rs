@@ -58,7 +58,10 @@ fn beside(spec: SourceSpec, config: &RuntimeConfig) -> SourceSpec {
             kafka.group = Some(format!("{}.tap", kafka.group.unwrap_or_else(own)));
             SourceSpec::Kafka(kafka)
         }
-        other @ (SourceSpec::File(_) | SourceSpec::Generator(_) | SourceSpec::Udp(_)) => other,
+        other @ (SourceSpec::Custom(_)
+        | SourceSpec::File(_)
+        | SourceSpec::Generator(_)
+        | SourceSpec::Udp(_)) => other,
     }
 }
 
@@ -89,6 +92,7 @@ async fn show(source: &mut dyn Source, args: &TapArgs, out: &mut impl Write) -> 
                 )?;
                 shown += 1;
             }
+            SourceEvent::Connected => {}
             SourceEvent::Stuck { reason, context, .. } => anyhow::bail!("{reason}: {context}"),
             SourceEvent::Revoking { stream, .. } | SourceEvent::Lost { stream } => {
                 source.release(stream).await?;

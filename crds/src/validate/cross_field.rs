@@ -5,6 +5,7 @@ use super::text::{
     is_amount, is_host_port, is_host_without_port, is_ip, is_label, is_multicast, volume_bytes,
 };
 use crate::rules::{self, CelRule};
+use crate::systems::custom::CustomProcess;
 use crate::systems::kafka::{KafkaSasl, KafkaSink, KafkaSource, SaslMechanism, StartAt, StartPosition};
 use crate::systems::redis::RedisSink;
 use crate::systems::tls::TlsSpec;
@@ -173,11 +174,13 @@ fn spec(parts: &Parts<'_>, mut found: Findings<'_>) {
     );
     match source {
         None | Some(SourceSpec::File(_) | SourceSpec::Generator(_)) => {}
+        Some(SourceSpec::Custom(source)) => custom(&source.process, found.below(".source.custom")),
         Some(SourceSpec::Kafka(source)) => kafka_source(source, found.below(".source.kafka")),
         Some(SourceSpec::Udp(source)) => udp_source(source, found.below(".source.udp")),
     }
     match sink {
         None | Some(SinkSpec::File(_) | SinkSpec::Stdout(_)) => {}
+        Some(SinkSpec::Custom(sink)) => custom(&sink.process, found.below(".sink.custom")),
         Some(SinkSpec::Kafka(sink)) => kafka_sink(sink, found.below(".sink.kafka")),
         Some(SinkSpec::Redis(sink)) => redis_sink(sink, found.below(".sink.redis")),
         Some(SinkSpec::Udp(sink)) => udp_sink(sink, found.below(".sink.udp")),
@@ -192,6 +195,11 @@ fn spec(parts: &Parts<'_>, mut found: Findings<'_>) {
 fn wallaroo_end(wallaroo: &WallarooSpec, is_connector: bool, mut found: Findings<'_>) {
     found.expect(wallaroo.cookie.is_none() || is_connector, &rules::COOKIE_OF_CONNECTOR);
     each(&wallaroo.connect, is_host_port, &rules::HOST_PORT, found.below(".connect"));
+}
+
+fn custom(process: &CustomProcess, mut found: Findings<'_>) {
+    amounts(&process.resources.requests, found.below(".resources.requests"));
+    amounts(&process.resources.limits, found.below(".resources.limits"));
 }
 
 fn kafka_source(source: &KafkaSource, mut found: Findings<'_>) {

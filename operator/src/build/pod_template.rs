@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use connector_crds::{Paths, SinkSpec, SourceSpec, Toleration};
+use connector_crds::{Paths, Resources, SecretKeyRef, SinkSpec, SourceSpec, Toleration};
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
     EnvVarSource, HTTPGetAction, KeyToPath, LocalObjectReference, ObjectFieldSelector, PodSecurityContext,
@@ -14,7 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::quantity::{canonical, exceeds};
-use super::{Placement, needs_claim, scheduling};
+use super::{Placement, needs_claim, scheduling, sidecar};
 use crate::names;
 use crate::secret_references::secret_references;
 use crate::settings::OperatorSettings;
@@ -43,6 +43,7 @@ pub fn placement(connector: &ValidatedConnector) -> Placement {
             state: format!("{STATE}/state"),
             live: format!("{ETC}/live/live.json"),
             base: format!("{STATE}/files"),
+            socket: sidecar::socket(connector),
         },
         admin: format!("0.0.0.0:{}", admin_port(connector)),
         drain_timeout_seconds: connector.runtime.drain_timeout_seconds.unsigned_abs(),
@@ -59,14 +60,17 @@ pub fn admin_port(connector: &ValidatedConnector) -> i32 {
 pub fn served_port(connector: &ValidatedConnector) -> Option<(i32, &'static str)> {
     match &connector.system {
         System::Sink(
-            SinkSpec::File(_)
+            SinkSpec::Custom(_)
+            | SinkSpec::File(_)
             | SinkSpec::Kafka(_)
             | SinkSpec::Redis(_)
             | SinkSpec::Stdout(_)
             | SinkSpec::Udp(_),
         ) => connector.wallaroo.listen.map(|port| (port, "TCP")),
         System::Source(SourceSpec::Udp(udp)) => Some((udp.port, "UDP")),
-        System::Source(SourceSpec::File(_) | SourceSpec::Generator(_) | SourceSpec::Kafka(_)) => None,
+        System::Source(
+            SourceSpec::Custom(_) | SourceSpec::File(_) | SourceSpec::Generator(_) | SourceSpec::Kafka(_),
+        ) => None,
     }
 }
 
@@ -88,6 +92,7 @@ pub fn pod_template(connector: &ValidatedConnector, settings: &OperatorSettings)
         spec: Some(PodSpec {
             affinity: pod.affinity.as_ref().map(|affinity| scheduling::affinity(affinity, name)),
             automount_service_account_token: Some(false),
+            init_containers: sidecar::sidecar(connector).map(|sidecar| vec![sidecar]),
             containers: vec![container(connector, settings)],
             enable_service_links: Some(false),
             image_pull_secrets: some(
@@ -178,15 +183,20 @@ fn container(connector: &ValidatedConnector, settings: &OperatorSettings) -> Con
             failure_threshold: Some(1),
             ..probe("/readyz")
         }),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), ..Capabilities::default() }),
-            read_only_root_filesystem: Some(true),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(restricted()),
         termination_message_policy: Some("FallbackToLogsOnError".into()),
         volume_mounts: Some(mounts(connector)),
         ..Container::default()
+    }
+}
+
+/// What the *restricted* Pod Security Standard asks of a container, and a read-only root besides.
+pub(super) fn restricted() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), ..Capabilities::default() }),
+        read_only_root_filesystem: Some(true),
+        ..SecurityContext::default()
     }
 }
 
@@ -210,12 +220,13 @@ fn mounts(connector: &ValidatedConnector) -> Vec<VolumeMount> {
     if !secret_references(connector).is_empty() {
         mounts.push(mount("secrets", &format!("{ETC}/secrets"), None, true));
     }
+    mounts.extend(sidecar::mount(connector));
     mounts.push(mount(names::STATE_VOLUME, &format!("{STATE}/state"), Some("state"), false));
     mounts.push(mount(names::STATE_VOLUME, &format!("{STATE}/files"), Some("files"), false));
     mounts
 }
 
-fn mount(name: &str, path: &str, sub_path: Option<&str>, read_only: bool) -> VolumeMount {
+pub(super) fn mount(name: &str, path: &str, sub_path: Option<&str>, read_only: bool) -> VolumeMount {
     VolumeMount {
         name: name.into(),
         mount_path: path.into(),
@@ -226,13 +237,17 @@ fn mount(name: &str, path: &str, sub_path: Option<&str>, read_only: bool) -> Vol
 }
 
 fn resources(connector: &ValidatedConnector) -> ResourceRequirements {
-    let given = &connector.pod.resources;
     // What is in flight is held once in batches and once in buffers of client and socket.
     let in_flight_mib = connector.delivery.in_flight.bytes / (1024 * 1024);
     let memory = format!("{}Mi", MEMORY_LIMIT_MIB.max(MEMORY_LIMIT_MIB / 2 + 2 * in_flight_mib));
+    amounts(&connector.pod.resources, &memory)
+}
+
+/// Requests and limits of a container; what was not given gets these defaults.
+pub(super) fn amounts(given: &Resources, memory_limit: &str) -> ResourceRequirements {
     let (cpu, memory) = (
         bounds(given.requests.cpu.as_deref(), "100m", given.limits.cpu.as_deref(), "2"),
-        bounds(given.requests.memory.as_deref(), "64Mi", given.limits.memory.as_deref(), &memory),
+        bounds(given.requests.memory.as_deref(), "64Mi", given.limits.memory.as_deref(), memory_limit),
     );
     let amounts = |cpu: String, memory: String| {
         BTreeMap::from([("cpu".into(), Quantity(cpu)), ("memory".into(), Quantity(memory))])
@@ -287,17 +302,9 @@ fn volumes(connector: &ValidatedConnector) -> Vec<Volume> {
         config("config", String::new(), "config.json"),
         config("live", names::live(&connector.identity.name), "live.json"),
     ];
-    let secrets = secrets(connector);
-    if !secrets.is_empty() {
-        volumes.push(Volume {
-            name: "secrets".into(),
-            projected: Some(ProjectedVolumeSource {
-                sources: Some(secrets),
-                ..ProjectedVolumeSource::default()
-            }),
-            ..Volume::default()
-        });
-    }
+    let references = secret_references(connector).into_iter().map(|reference| reference.secret);
+    volumes.extend(secrets("secrets", references));
+    volumes.extend(sidecar::volumes(connector));
     if !needs_claim(connector) {
         volumes.push(Volume {
             name: names::STATE_VOLUME.into(),
@@ -312,12 +319,13 @@ fn volumes(connector: &ValidatedConnector) -> Vec<Volume> {
 }
 
 /// One source a Secret, optional: what is missing is named by the runtime, and read when it appears.
-fn secrets(connector: &ValidatedConnector) -> Vec<VolumeProjection> {
+pub(super) fn secrets(volume: &str, references: impl Iterator<Item = SecretKeyRef>) -> Option<Volume> {
     let mut keys: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for reference in secret_references(connector) {
-        keys.entry(reference.secret.name).or_default().insert(reference.secret.key);
+    for reference in references {
+        keys.entry(reference.name).or_default().insert(reference.key);
     }
-    keys.into_iter()
+    let sources: Vec<VolumeProjection> = keys
+        .into_iter()
         .map(|(name, keys)| VolumeProjection {
             secret: Some(SecretProjection {
                 items: Some(
@@ -330,7 +338,12 @@ fn secrets(connector: &ValidatedConnector) -> Vec<VolumeProjection> {
             }),
             ..VolumeProjection::default()
         })
-        .collect()
+        .collect();
+    (!sources.is_empty()).then(|| Volume {
+        name: volume.into(),
+        projected: Some(ProjectedVolumeSource { sources: Some(sources), ..ProjectedVolumeSource::default() }),
+        ..Volume::default()
+    })
 }
 
 /// The value, or nothing where it is empty: the API server drops empty lists.

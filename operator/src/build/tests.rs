@@ -68,6 +68,41 @@ pub(crate) fn desired(spec: Value) -> Desired {
     build(&connector, &owner(), &Rendering::of(&connector, &settings()), &settings())
 }
 
+/// Ours and the user's container share the socket alone, and the user's gets its own Secrets alone.
+#[test]
+fn a_custom_connector_runs_beside_the_runtime_in_the_same_restricted_context() {
+    let mut spec = kafka_source();
+    spec["source"] = json!({"custom": {
+        "image": "registry.example/ticks:1",
+        "args": ["--every", "2"],
+        "config": {"a": "b"},
+        "secrets": [{"name": "ticks", "key": "token"}],
+        "positions": "Opaque",
+    }});
+    spec["wallaroo"]["cookie"] = json!({"name": "wallaroo", "key": "cookie"});
+    let set = serde_json::to_value(desired(spec).stateful_set).unwrap();
+    let pod = &set["spec"]["template"]["spec"];
+    let [custom] = pod["initContainers"].as_array().unwrap().as_slice() else { panic!("{pod}") };
+    let runtime = &pod["containers"][0];
+    assert_eq!(custom["restartPolicy"], "Always");
+    assert_eq!(custom["image"], "registry.example/ticks:1");
+    assert_eq!(custom["args"], json!(["--every", "2"]));
+    assert_eq!(custom["securityContext"], runtime["securityContext"]);
+    let mounts = |container: &Value| -> BTreeSet<String> {
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        mounts.iter().map(|mount| mount["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(mounts(custom), BTreeSet::from(["socket".to_owned(), "custom-secrets".to_owned()]));
+    assert!(mounts(runtime).is_superset(&BTreeSet::from(["socket".to_owned(), "secrets".to_owned()])));
+    let volume = |name: &str| {
+        let volumes = pod["volumes"].as_array().unwrap();
+        volumes.iter().find(|volume| volume["name"] == name).unwrap().to_string()
+    };
+    assert!(volume("custom-secrets").contains("token") && !volume("custom-secrets").contains("cookie"));
+    assert!(volume("secrets").contains("cookie"));
+    assert!(set["spec"]["volumeClaimTemplates"].is_array(), "cursors outlive the pod");
+}
+
 fn snapshot(name: &str, desired: &Desired) {
     insta::assert_yaml_snapshot!(
         name,

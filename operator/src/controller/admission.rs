@@ -37,6 +37,13 @@ pub fn admit(connector: &Connector, settings: &OperatorSettings) -> Result<Valid
     if valid.runtime.image.is_some() && !settings.allow.runtime_image {
         return Err(not_allowed("spec.runtime.image", "--allow-runtime-image"));
     }
+    if build::custom_process(&valid).is_some() && !settings.allow.custom {
+        let field = match &valid.system {
+            System::Source(_) => "spec.source.custom",
+            System::Sink(_) => "spec.sink.custom",
+        };
+        return Err(not_allowed(field, "--allow-custom"));
+    }
     if valid.pod.service_account_name.is_some() && !settings.allow.service_account_name {
         return Err(not_allowed("spec.pod.serviceAccountName", "--allow-service-account-name"));
     }

@@ -20,6 +20,9 @@ pub struct RunArguments {
     /// Let Connectors name their own runtime image
     #[arg(long)]
     allow_runtime_image: bool,
+    /// Let Connectors run a process of their own beside the runtime (`custom`)
+    #[arg(long)]
+    allow_custom: bool,
     /// Let Connectors run as a `ServiceAccount` that they name
     #[arg(long)]
     allow_service_account_name: bool,
@@ -48,6 +51,7 @@ impl From<RunArguments> for Options {
                 runtime_image: arguments.runtime_image,
                 allow: Allow {
                     runtime_image: arguments.allow_runtime_image,
+                    custom: arguments.allow_custom,
                     service_account_name: arguments.allow_service_account_name,
                 },
                 network_policies: arguments.network_policies,

@@ -135,6 +135,14 @@ pub enum PlanError {
         /// The path.
         path: PathBuf,
     },
+    /// A custom connector's process is not started here.
+    #[error("{label} ({place}): a custom connector needs a cluster: `local` does not start its process yet")]
+    Custom {
+        /// The Connector.
+        label: String,
+        /// Where it stands.
+        place: Place,
+    },
     /// No free port could be had for `listen: 0`.
     #[error("{label} ({place}): spec.wallaroo.listen: no free port: {cause}")]
     NoPort {
@@ -224,10 +232,14 @@ fn runtime(
             state: text(below("state"))?,
             live: text(run_directory.join("live.json"))?,
             base: text(base)?,
+            socket: String::new(),
         },
         admin: "127.0.0.1:0".to_owned(),
         drain_timeout_seconds: DRAIN_TIMEOUT_SECONDS,
     };
+    if build::custom_process(connector).is_some() {
+        return Err(PlanError::Custom { label, place: place.clone() });
+    }
     let mut config = build::runtime_config(connector, &placement);
     if config.wallaroo.listen == Some(0) {
         let port = free_port().map_err(|cause| PlanError::NoPort {
@@ -263,7 +275,8 @@ fn runtime(
                 AtEnd::Follow => false,
             },
             System::Source(SourceSpec::Generator(generator)) => generator.count.is_some(),
-            System::Source(SourceSpec::Kafka(_) | SourceSpec::Udp(_)) | System::Sink(_) => false,
+            System::Source(SourceSpec::Custom(_) | SourceSpec::Kafka(_) | SourceSpec::Udp(_))
+            | System::Sink(_) => false,
         },
         replicas: connector.replicas,
         live: build::live_config(connector, &settings.log_level),

@@ -148,6 +148,7 @@ impl Driver {
                     self.streams.get_mut(&stream).expect("just inserted").running = true;
                 }
             }
+            Ok(SourceEvent::Connected) => {}
             Ok(SourceEvent::Batch { stream, batch }) => {
                 assert!(!batch.is_empty(), "an empty batch");
                 for record in batch.iter() {

@@ -120,7 +120,9 @@ impl Feeding {
     pub fn group(&self) -> Option<&str> {
         match &self.source {
             SourceSpec::Kafka(spec) => spec.group.as_deref(),
-            SourceSpec::File(_) | SourceSpec::Generator(_) | SourceSpec::Udp(_) => None,
+            SourceSpec::Custom(_) | SourceSpec::File(_) | SourceSpec::Generator(_) | SourceSpec::Udp(_) => {
+                None
+            }
         }
     }
 

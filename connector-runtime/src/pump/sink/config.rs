@@ -55,6 +55,7 @@ impl SinkPumpConfig {
     /// The settings that a rendered configuration asks for. `None` when it is not a sink's.
     pub fn new(config: &RuntimeConfig, secrets: &Secrets) -> Option<SinkPumpConfig> {
         let system = match config.sink.as_ref()? {
+            SinkSpec::Custom(_) => "custom",
             SinkSpec::File(_) => "file",
             SinkSpec::Kafka(_) => "kafka",
             SinkSpec::Redis(_) => "redis",

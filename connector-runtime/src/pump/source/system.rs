@@ -16,6 +16,7 @@ use crate::stream_id::{stream_id, wire_name};
 impl<E: Env> Pump<E> {
     pub(super) fn on_source(&mut self, event: SourceEvent) -> Result<(), PumpError> {
         match event {
+            SourceEvent::Connected => {}
             SourceEvent::Opened { stream, name, committed } => {
                 let id = stream_id(&self.config.identity, &name);
                 debug!(stream = name, id = id.0, committed, "Stream opened.");
