@@ -2,6 +2,7 @@
 
 use connector_crds::{Connector, SourceSpec};
 
+use crate::build;
 use crate::settings::OperatorSettings;
 use crate::status::Reason;
 use crate::validate::{System, ValidatedConnector, validate};

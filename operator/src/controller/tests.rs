@@ -420,6 +420,13 @@ async fn what_the_operator_does_not_allow_is_refused_and_the_pods_stay() {
     assert_eq!(cluster.reconcile().await.unwrap(), ["PATCH connectors/orders/status"]);
     assert_eq!(cluster.reason(ConditionType::Stalled).unwrap(), "NotAllowed");
     assert_eq!(rendering(&cluster), before);
+    cluster.edit(|spec| {
+        spec["runtime"] = json!({});
+        spec["source"] = json!({"custom": {"image": "mine:1", "positions": "None"}});
+    });
+    assert_eq!(cluster.reconcile().await.unwrap(), ["PATCH connectors/orders/status"]);
+    assert_eq!(cluster.reason(ConditionType::Stalled).unwrap(), "NotAllowed");
+    assert_eq!(rendering(&cluster), before);
 }
 
 #[tokio::test]
