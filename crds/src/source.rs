@@ -12,7 +12,6 @@ use crate::union::exactly_one;
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = exactly_one)]
-#[expect(clippy::large_enum_variant, reason = "a process holds one, an operator one a Connector")]
 pub enum SourceSpec {
     /// A process of your own beside the runtime.
     Custom(CustomSource),

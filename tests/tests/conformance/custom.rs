@@ -12,7 +12,7 @@ use connector_runtime::connectors::custom::guest::{serve_sink, serve_source};
 use connector_runtime::connectors::{self, Context};
 use connector_tests::conformance::sink::{Replay, SinkFixture, SinkTraits};
 use connector_tests::conformance::source::{SourceFixture, SourceTraits};
-use connector_tests::conformance::{Ability, Carries, World};
+use connector_tests::conformance::{Ability, World};
 use tokio::task::JoinHandle;
 
 use crate::file_fixture;

@@ -107,7 +107,7 @@ pub enum Frame {
     Resume {
         /// The stream.
         stream: u32,
-        /// Number of this reading; goes into BATCH and BAD_RECORD.
+        /// Number of this reading; goes into BATCH and `BAD_RECORD`.
         reading: u32,
         /// Behind it; none: where the process committed, or its start.
         after: Place,
@@ -558,7 +558,9 @@ pub fn batch(frame: &Records) -> Result<Batch, FrameError> {
     let mut builder = BatchBuilder::default();
     let records = records(frame)?;
     builder.reserve(records.len(), frame.bytes.len());
-    records.into_iter().for_each(|record| builder.push(record));
+    for record in records {
+        builder.push(record);
+    }
     Ok(builder.finish())
 }
 

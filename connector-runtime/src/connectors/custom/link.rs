@@ -167,7 +167,7 @@ impl Link {
                     return Ok(Incoming::Connected);
                 }
                 Some(frame) if !connection.greeted => {
-                    return Err(violation(format!("its first frame is {}, not HELLO", frame.name())));
+                    return Err(violation(&format!("its first frame is {}, not HELLO", frame.name())));
                 }
                 Some(Frame::Pong(number)) => connection.pong(number),
                 Some(frame) => return Ok(Incoming::Frame(frame)),
@@ -244,9 +244,9 @@ impl Drop for Link {
 impl Connection {
     fn greet(&mut self, text: &str) -> Result<(), SystemError> {
         let greeting: Greeting = serde_json::from_str(text)
-            .map_err(|error| violation(format!("its HELLO is not the JSON that is wanted: {error}")))?;
+            .map_err(|error| violation(&format!("its HELLO is not the JSON that is wanted: {error}")))?;
         if greeting.version != VERSION {
-            return Err(violation(format!(
+            return Err(violation(&format!(
                 "it speaks version {} of the protocol, this runtime speaks {VERSION}",
                 greeting.version
             )));
@@ -329,11 +329,11 @@ fn timed_out(what: &str, limit: Duration) -> SystemError {
 }
 
 fn broken(error: &FrameError) -> SystemError {
-    violation(format!("it sent {error}"))
+    violation(&format!("it sent {error}"))
 }
 
 /// What the process did against the protocol.
-pub(super) fn violation(what: String) -> SystemError {
+pub(super) fn violation(what: &str) -> SystemError {
     SystemError::Transient {
         context: format!("the custom connector breaks the protocol: {what}"),
         class: ErrorClass::Protocol,

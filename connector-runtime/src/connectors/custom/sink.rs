@@ -74,18 +74,15 @@ impl CustomSink {
         wanted: impl Fn(Frame) -> Result<T, Frame>,
     ) -> Result<T, SystemError> {
         loop {
-            let incoming = match timeout_at(deadline, self.link.receive()).await {
-                Ok(incoming) => incoming?,
-                Err(_) => {
-                    self.link.hang_up();
-                    return Err(SystemError::Transient {
-                        context: format!("the custom connector did not answer {what} in time"),
-                        class: ErrorClass::Timeout,
-                        cause: None,
-                    });
-                }
+            let Ok(incoming) = timeout_at(deadline, self.link.receive()).await else {
+                self.link.hang_up();
+                return Err(SystemError::Transient {
+                    context: format!("the custom connector did not answer {what} in time"),
+                    class: ErrorClass::Timeout,
+                    cause: None,
+                });
             };
-            let frame = match incoming {
+            let frame = match incoming? {
                 Incoming::Frame(frame) => frame,
                 Incoming::Connected => {
                     self.attached.clear();
@@ -104,7 +101,7 @@ impl CustomSink {
         match frame {
             Frame::Durable { stream, position } => {
                 let Some((name, _)) = self.attached.iter().find(|(_, number)| **number == stream) else {
-                    return Err(self.broken(format!("DURABLE names stream {stream}, which is not attached")));
+                    return Err(self.broken(&format!("DURABLE names stream {stream}, which is not attached")));
                 };
                 super::super::set_position(&mut self.durable, &name.clone(), position);
                 Ok(())
@@ -115,11 +112,11 @@ impl CustomSink {
                 self.link.hang_up();
                 Err(failed(permanent, text))
             }
-            other => Err(self.broken(format!("a sink sent {} where it was not asked for", other.name()))),
+            other => Err(self.broken(&format!("a sink sent {} where it was not asked for", other.name()))),
         }
     }
 
-    fn broken(&mut self, what: String) -> SystemError {
+    fn broken(&mut self, what: &str) -> SystemError {
         let error = violation(what);
         self.link.refuse(&error.to_string());
         error
@@ -181,7 +178,7 @@ impl Sink for CustomSink {
             (SinkPositions::Ordered, Place::Position(position)) => Some(position),
             (SinkPositions::Ordered, Place::None) | (SinkPositions::None, _) => None,
             (SinkPositions::Ordered, Place::Cursor(_)) => {
-                return Err(self.broken("ATTACHED holds a cursor, and `positions` is Ordered".into()));
+                return Err(self.broken("ATTACHED holds a cursor, and `positions` is Ordered"));
             }
         };
         if let Some(position) = position {
@@ -217,9 +214,9 @@ impl Sink for CustomSink {
                 let index = from + index as usize;
                 let follows = rejected.last().is_none_or(|last: &Rejected| last.index < index);
                 if index >= next || !follows {
-                    return Err(self.broken(
-                        "WRITTEN refuses records that are not in the batch, or not in order".into(),
-                    ));
+                    return Err(
+                        self.broken("WRITTEN refuses records that are not in the batch, or not in order")
+                    );
                 }
                 rejected.push(Rejected { index, reason });
             }

@@ -192,7 +192,7 @@ impl CustomSource {
 
     fn known(&self, number: u32, frame: &str) -> Result<StreamKey, SystemError> {
         self.numbered(number)
-            .ok_or_else(|| violation(format!("{frame} names stream {number}, which it did not open")))
+            .ok_or_else(|| violation(&format!("{frame} names stream {number}, which it did not open")))
     }
 
     /// Another process, with all credit and numbers of its own. What waits for the pump stays.
@@ -208,29 +208,28 @@ impl CustomSource {
 
     fn opened(&mut self, number: u32, name: String, committed: &Place) -> Result<(), SystemError> {
         if self.numbered(number).is_some() {
-            return Err(violation(format!("OPEN numbers a second stream {number}")));
+            return Err(violation(&format!("OPEN numbers a second stream {number}")));
         }
         let known = self.streams.iter().find(|(_, stream)| stream.name == name).map(|(key, _)| *key);
         if let Some(key) = known {
             if let Some(stream) = self.streams.get_mut(&key) {
                 if stream.number.is_some() {
-                    return Err(violation(format!("OPEN names stream {name:?} a second time")));
+                    return Err(violation(&format!("OPEN names stream {name:?} a second time")));
                 }
                 stream.number = Some(number);
             }
             return self.read_on(key);
         }
         if self.streams.len() >= MAX_STREAMS {
-            return Err(violation(format!("it opens more than {MAX_STREAMS} streams")));
+            return Err(violation(&format!("it opens more than {MAX_STREAMS} streams")));
         }
         let committed = match (self.positions, committed) {
-            (SourcePositions::Ordered, Place::None) => None,
+            (SourcePositions::Ordered, Place::None) | (SourcePositions::None, _) => None,
             (SourcePositions::Ordered, Place::Position(position)) => Some(*position),
             (SourcePositions::Ordered, Place::Cursor(_)) => {
-                return Err(violation("OPEN holds a cursor, and `positions` is Ordered".into()));
+                return Err(violation("OPEN holds a cursor, and `positions` is Ordered"));
             }
             (SourcePositions::Opaque, _) => self.log()?.acknowledged(&name),
-            (SourcePositions::None, _) => None,
         };
         let key = StreamKey(self.next_key);
         self.next_key = self.next_key.wrapping_add(1);
@@ -310,12 +309,12 @@ impl CustomSource {
             )
             .unwrap_or(u32::MAX),
         };
-        self.credit.take(cost).ok_or_else(|| violation("BATCH is more than its credit".into()))?;
-        let decoded = frame::records(records).map_err(|error| violation(format!("it sent {error}")))?;
+        self.credit.take(cost).ok_or_else(|| violation("BATCH is more than its credit"))?;
+        let decoded = frame::records(records).map_err(|error| violation(&format!("it sent {error}")))?;
         let opaque = match (self.positions, &records.end) {
             (SourcePositions::Opaque, Place::Cursor(cursor)) if !cursor.is_empty() => Some(cursor.as_str()),
             (SourcePositions::Opaque, _) => {
-                return Err(violation("BATCH ends without a cursor, and `positions` is Opaque".into()));
+                return Err(violation("BATCH ends without a cursor, and `positions` is Opaque"));
             }
             (SourcePositions::Ordered | SourcePositions::None, _) => None,
         };
@@ -331,7 +330,7 @@ impl CustomSource {
             let position = match self.positions {
                 SourcePositions::Ordered if record.position > stream.at => record.position,
                 SourcePositions::Ordered => {
-                    return Err(violation(format!(
+                    return Err(violation(&format!(
                         "stream {:?}: position {} does not follow {}",
                         stream.name, record.position, stream.at
                     )));
@@ -391,14 +390,14 @@ impl CustomSource {
         let key = self.known(number, "BAD_RECORD")?;
         let Some(stream) = self.streams.get_mut(&key) else { return Ok(()) };
         let cost = Credit { records: 1, bytes: u32::try_from(payload.len()).unwrap_or(u32::MAX) };
-        self.credit.take(cost).ok_or_else(|| violation("BAD_RECORD is more than its credit".into()))?;
+        self.credit.take(cost).ok_or_else(|| violation("BAD_RECORD is more than its credit"))?;
         if stream.reading != reading || stream.phase == Phase::Still {
             self.give(cost);
             return Ok(());
         }
         let position = match self.positions {
             SourcePositions::Ordered if position <= stream.at => {
-                return Err(violation(format!(
+                return Err(violation(&format!(
                     "stream {:?}: position {position} does not follow {}",
                     stream.name, stream.at
                 )));
@@ -461,7 +460,7 @@ impl CustomSource {
             }
             // An answer to `check` that came late.
             Frame::Done(Request::Check) => {}
-            other => return Err(violation(format!("a source sent {}", other.name()))),
+            other => return Err(violation(&format!("a source sent {}", other.name()))),
         }
         Ok(())
     }
@@ -618,7 +617,7 @@ fn log_failed(error: PositionLogError) -> SystemError {
         PositionLogError::Corrupt { .. } => {
             SystemError::Permanent { reason: "PositionLogCorrupt", context: error.to_string() }
         }
-        PositionLogError::Refused { .. } => violation(error.to_string()),
+        PositionLogError::Refused { .. } => violation(&error.to_string()),
         PositionLogError::Io { .. } => SystemError::Transient {
             context: "the position log".into(),
             class: ErrorClass::Rejected,
