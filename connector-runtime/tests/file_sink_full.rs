@@ -62,6 +62,7 @@ async fn fill(directory: &Path) {
         },
         base: directory.to_owned(),
         state: directory.join("state"),
+        socket: std::path::PathBuf::new(),
         secrets: Secrets::new(directory.join("secrets")).0,
         board: Board::new(),
         max_payload_bytes: 16_357,

@@ -38,6 +38,7 @@ fn context(directory: &Path, name: &str, board: &Board) -> Context {
         identity: ConnectorIdentity { namespace: "ns".into(), name: name.into(), epoch: String::new() },
         base: directory.to_owned(),
         state: directory.join(name),
+        socket: directory.join("socket"),
         secrets: Secrets::new(directory.join("secrets")).0,
         board: board.clone(),
         max_payload_bytes: 16_357,
