@@ -15,6 +15,7 @@ pub mod lease;
 pub mod metrics;
 pub mod notify;
 pub mod objects;
+pub mod outside;
 pub mod pace;
 pub mod plan;
 pub mod reconcile;

@@ -64,6 +64,9 @@ pub enum ApplyError {
         /// What the API server says.
         message: String,
     },
+    /// Its Connector is gone by now: whatever is made would be an orphan.
+    #[error("its Connector is gone")]
+    Gone,
     /// Anything else; tried again.
     #[error("{kind} {name}: {cause}")]
     Api {

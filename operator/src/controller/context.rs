@@ -8,6 +8,7 @@ use kube::Client;
 
 use super::metrics::Metrics;
 use super::notify::Notifier;
+use super::outside::Outside;
 use super::stores::Stores;
 use crate::apply::io::ApplyError;
 use crate::settings::OperatorSettings;
@@ -22,6 +23,8 @@ pub struct Context {
     pub stores: Stores,
     /// Writes Events.
     pub notifier: Notifier,
+    /// The time, and what runtimes answer.
+    pub outside: Outside,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Errors in a row, by uid.
@@ -49,7 +52,7 @@ impl ReconcileError {
             ReconcileError::Apply(ApplyError::Api { cause, .. })
             | ReconcileError::Status(cause)
             | ReconcileError::Pod(_, cause) => cause,
-            ReconcileError::Apply(ApplyError::Refused { .. }) => return None,
+            ReconcileError::Apply(ApplyError::Refused { .. } | ApplyError::Gone) => return None,
         };
         match cause.as_ref() {
             kube::Error::Api(status) => {

@@ -10,7 +10,8 @@ use k8s_openapi::jiff::SignedDuration;
 use kube::api::ListParams;
 use kube::{Api, Client};
 
-use crate::runtime_status::{RuntimeStatus, fetch};
+use super::outside::Outside;
+use crate::runtime_status::RuntimeStatus;
 use crate::status::conditions::find;
 use crate::status::{ConditionType, Facts, PodFacts, PodTrouble, Reason};
 use crate::validate::System;
@@ -27,6 +28,7 @@ const UNAVAILABLE: SignedDuration = SignedDuration::from_secs(10);
 /// Asks the runtimes: on a transition, while something is not as it should be, and always those of a sink, whose readiness
 /// says nothing of Wallaroo. Empty: nobody was asked. `None` for a pod: no answer.
 pub async fn ask_runtimes(
+    outside: &Outside,
     before: &[Condition],
     facts: &Facts<'_>,
 ) -> BTreeMap<String, Option<RuntimeStatus>> {
@@ -36,7 +38,7 @@ pub async fn ask_runtimes(
     // A pod that does not run has no answer either: what its runtime said before holds no longer.
     let answers = facts.pods.iter().take(MAX_ASKED).map(|pod| async {
         let address = pod.admin.filter(|_| pod.running && !pod.ending);
-        (pod.name.clone(), fetch(address).await)
+        (pod.name.clone(), outside.ask(address).await)
     });
     join_all(answers).await.into_iter().collect()
 }

@@ -2,7 +2,7 @@
 
 use connector_crds::Connector;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use kube::core::DynamicObject;
 use kube::discovery::ApiResource;
 use kube::{Api, ResourceExt as _};
@@ -25,6 +25,8 @@ pub struct Objects<'a> {
     pub owner: &'a Owner,
     /// What the watches hold of it.
     pub observed: &'a Observed,
+    /// Whether this generation was looked at before.
+    pub known: bool,
 }
 
 impl Objects<'_> {
@@ -34,6 +36,10 @@ impl Objects<'_> {
         self.clear().await?;
         if let (Some(kept), Some(old)) = (&plan.ends_first, observed.stateful_set.as_deref()) {
             return self.end(kept, old).await;
+        }
+        // What was made before and is missing now may be missing because the Connector is, and our watch is behind.
+        if self.known && self.misses_something(plan) && !self.is_alive().await? {
+            return Err(ApplyError::Gone);
         }
         let name = |metadata: &kube::core::ObjectMeta| metadata.name.clone().unwrap_or_default();
         macro_rules! step {
@@ -85,6 +91,19 @@ impl Objects<'_> {
                 Some(Progress::Conflict(format!("{} exists and belongs to somebody else", name())))
             }
         })
+    }
+
+    fn misses_something(&self, plan: &Plan) -> bool {
+        let (observed, desired) = (self.observed, &plan.desired);
+        let has =
+            |map: &ConfigMap| observed.config_map(map.metadata.name.as_deref().unwrap_or_default()).is_some();
+        observed.stateful_set.is_none()
+            || !has(&desired.rendering)
+            || !has(&desired.live)
+            || (desired.service_account.is_some() && observed.service_account.is_none())
+            || (desired.service.is_some() && observed.service.is_none())
+            || (desired.disruption_budget.is_some() && observed.disruption_budget.is_none())
+            || (desired.network_policy.is_some() && observed.network_policy.is_none())
     }
 
     /// Deletes what an earlier Connector of this name left: the garbage collector does it too, but it learns of a new kind of

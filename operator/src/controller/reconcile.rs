@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use connector_crds::{ConditionStatus, Connector, ConnectorStatus};
 use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::core::DynamicObject;
 use kube::discovery::ApiResource;
@@ -96,7 +95,7 @@ async fn readable(context: &Context, connector: &Connector) -> Result<Action, Re
                 runtimes: &BTreeMap::new(),
                 pending_change: pass.status.pending_change.clone(),
                 previous: &pass.status,
-                now: Timestamp::now(),
+                now: context.outside.now(),
             };
             let status = compute(&facts);
             pass.write(status).await?;
@@ -123,6 +122,7 @@ impl Pass<'_> {
         pods: &[PodFacts],
     ) -> Result<Action, ReconcileError> {
         let plan = plan(connector, &self.owner, &self.observed, &self.context.settings);
+        let known = self.status.observed_generation == Some(self.generation);
         let (nobody, empty) = (BTreeMap::new(), ConnectorStatus::default());
         let facts = Facts {
             generation: self.generation,
@@ -134,10 +134,10 @@ impl Pass<'_> {
             runtimes: &nobody,
             pending_change: plan.pending_change.clone(),
             previous: &empty,
-            now: Timestamp::now(),
+            now: self.context.outside.now(),
         };
         // Said once a generation: what is stalled has been looked at, and saying it again would wake us for ever.
-        let announced = self.status.observed_generation == Some(self.generation)
+        let announced = known
             && [ConditionType::Reconciling, ConditionType::Stalled]
                 .into_iter()
                 .any(|type_| find(&self.status.conditions, type_).is_some());
@@ -145,15 +145,17 @@ impl Pass<'_> {
             let status = announce(&Facts { previous: &self.status, ..facts.clone() });
             self.write(status).await?;
         }
-        let objects = Objects { context: self.context, owner: &self.owner, observed: &self.observed };
+        let objects = Objects { context: self.context, owner: &self.owner, observed: &self.observed, known };
         let progress = match objects.apply(&plan).await {
             Ok(progress) => progress,
             Err(ApplyError::Refused { kind, name, message }) => {
                 Progress::Refused(format!("{kind} {name}: {message}"))
             }
+            // The watch will say so.
+            Err(ApplyError::Gone) => return Ok(Action::await_change()),
             Err(error) => return Err(error.into()),
         };
-        let runtimes = ask_runtimes(&self.status.conditions, &facts).await;
+        let runtimes = ask_runtimes(&self.context.outside, &self.status.conditions, &facts).await;
         let set = self.observed.stateful_set.as_deref();
         let events = ask_events(&self.context.client, set, &self.status.conditions, &facts).await;
         let status = compute(&Facts {
@@ -250,7 +252,7 @@ async fn unreadable_status(
         runtimes: &BTreeMap::new(),
         pending_change: previous.pending_change.clone(),
         previous: &previous,
-        now: Timestamp::now(),
+        now: context.outside.now(),
     });
     let about = live.object_ref(&resource);
     let uid = owner.uid.clone();

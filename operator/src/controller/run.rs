@@ -24,6 +24,7 @@ use super::fence::Fence;
 use super::lease::{Election, Lost};
 use super::metrics::{CountRequests, key};
 use super::notify::Notifier;
+use super::outside::Outside;
 use super::reconcile::{after_error, reconcile};
 use super::stores::{Triggers, Writers, watch};
 use crate::names::FIELD_MANAGER;
@@ -178,6 +179,7 @@ async fn control_loop(
             settings: options.settings.clone(),
             stores,
             notifier: Notifier::new(Recorder::new(client.clone(), reporter)),
+            outside: Outside::real(),
             metrics: Arc::clone(&admin.metrics),
             failures: Mutex::new(HashMap::new()),
         });

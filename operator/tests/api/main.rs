@@ -4,12 +4,15 @@
 
 #![allow(clippy::unwrap_used, reason = "what a test reads is known; a panic is a failed test")]
 
+mod campaign;
 mod cluster;
 mod election;
+mod fields;
 mod kubelet;
 mod lifecycle;
 mod operator;
 mod ownership;
 mod renderings;
+mod scale;
 mod steady;
 mod storage;

@@ -57,6 +57,10 @@ impl Operator {
         Operator { child, user: user.into(), admin, log, _directory: directory }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }

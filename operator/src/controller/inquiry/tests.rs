@@ -52,7 +52,7 @@ async fn ask(
 ) -> BTreeMap<String, Option<RuntimeStatus>> {
     let connector = connector(spec);
     let (runtimes, previous) = (BTreeMap::new(), ConnectorStatus::default());
-    ask_runtimes(before, &facts(&connector, pods, &runtimes, &previous)).await
+    ask_runtimes(&Outside::real(), before, &facts(&connector, pods, &runtimes, &previous)).await
 }
 
 fn facts<'a>(

@@ -15,7 +15,7 @@ use crate::names::FIELD_MANAGER;
 pub(super) type Call = String;
 
 /// Everything that the server holds.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Objects {
     /// By resource and name, e.g. `services/orders`.
     pub(super) all: BTreeMap<String, Value>,
@@ -25,7 +25,36 @@ pub(super) struct Objects {
     pub(super) events: usize,
     /// Requests that are answered with this status instead, e.g. `POST statefulsets/orders`.
     pub(super) failures: BTreeMap<Call, (u16, String)>,
+    /// Every change in order: the object as it became, or what it was when it went.
+    pub(super) log: Vec<Change>,
+    /// Requests so far.
+    pub(super) number: usize,
+    /// What happens at a request, by its number.
+    pub(super) faults: BTreeMap<usize, Fault>,
+    /// Whether the process that asks has ended.
+    pub(super) crashed: bool,
     uids: u64,
+    versions: u64,
+}
+
+/// One change, as a watch tells it.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    /// Resource and name.
+    pub(super) key: String,
+    /// The object; absent: it is gone.
+    pub(super) object: Option<Value>,
+}
+
+/// What happens at one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The process ends before it is sent.
+    CrashBefore,
+    /// The process ends when it is carried out and not answered yet.
+    CrashAfter,
+    /// It is not carried out, and answered with this status.
+    Answer(u16),
 }
 
 /// The server.
@@ -45,7 +74,11 @@ impl FakeApi {
                 let path = head.uri.path().to_owned();
                 let apply =
                     head.headers.get("content-type").is_some_and(|t| t == "application/apply-patch+yaml");
-                let (code, answer) = objects.lock().unwrap().answer(&head.method, &path, apply, body);
+                let answer = objects.lock().unwrap().serve(&head.method, &path, apply, body);
+                let Some((code, answer)) = answer else {
+                    // Nobody is there to hear.
+                    continue;
+                };
                 let response = Response::builder()
                     .status(StatusCode::from_u16(code).unwrap())
                     .body(Body::from(serde_json::to_vec(&answer).unwrap()))
@@ -114,6 +147,52 @@ fn merge(live: &mut Value, patch: &Value) {
 }
 
 impl Objects {
+    /// Carries out and answers a request, unless something happens at it. No answer: the process that asked has ended.
+    fn serve(&mut self, method: &Method, path: &str, apply: bool, body: Value) -> Option<(u16, Value)> {
+        if self.crashed {
+            return None;
+        }
+        self.number += 1;
+        match self.faults.get(&self.number).copied() {
+            Some(Fault::CrashBefore) => {
+                self.crashed = true;
+                None
+            }
+            Some(Fault::CrashAfter) => {
+                self.recorded(|objects| objects.answer(method, path, apply, body));
+                self.crashed = true;
+                None
+            }
+            Some(Fault::Answer(code)) => Some(refusal(code, "injected")),
+            None => Some(self.recorded(|objects| objects.answer(method, path, apply, body))),
+        }
+    }
+
+    /// Does something, gives what changed a new version and puts it into the log.
+    pub(super) fn recorded<T>(&mut self, act: impl FnOnce(&mut Objects) -> T) -> T {
+        let before = self.all.clone();
+        let done = act(self);
+        let mut changed = Vec::new();
+        for (key, object) in &mut self.all {
+            if before.get(key) != Some(object) {
+                self.versions += 1;
+                object["metadata"]["resourceVersion"] = (1_000 + self.versions).to_string().into();
+                changed.push(Change { key: key.clone(), object: Some(object.clone()) });
+            }
+        }
+        for key in before.keys().filter(|key| !self.all.contains_key(*key)) {
+            changed.push(Change { key: key.clone(), object: None });
+        }
+        self.log.extend(changed);
+        done
+    }
+
+    /// A uid that no other object has.
+    pub(super) fn uid(&mut self) -> String {
+        self.uids += 1;
+        format!("uid-{}", self.uids)
+    }
+
     fn answer(&mut self, method: &Method, path: &str, apply: bool, body: Value) -> (u16, Value) {
         let parts: Vec<&str> = path.split('/').skip_while(|part| *part != "namespaces").skip(2).collect();
         let [resource, rest @ ..] = &parts[..] else { panic!("{path}") };
@@ -217,8 +296,10 @@ impl Objects {
             live["status"] = body["status"].clone();
         } else if apply {
             let mut next = body;
-            for kept in ["uid", "creationTimestamp", "resourceVersion"] {
-                next["metadata"][kept] = live["metadata"][kept].clone();
+            for kept in ["uid", "creationTimestamp", "resourceVersion", "deletionTimestamp"] {
+                if !live["metadata"][kept].is_null() {
+                    next["metadata"][kept] = live["metadata"][kept].clone();
+                }
             }
             let generation = live["metadata"]["generation"].as_i64().unwrap_or(0);
             let changed = next["spec"] != live["spec"];
@@ -228,7 +309,9 @@ impl Objects {
             }
             next["metadata"]["managedFields"] =
                 json!([{"manager": FIELD_MANAGER, "operation": "Apply", "fieldsV1": fields(&next)}]);
-            next["status"] = live["status"].clone();
+            if !live["status"].is_null() {
+                next["status"] = live["status"].clone();
+            }
             live = next;
         } else {
             merge(&mut live, &body);
