@@ -31,7 +31,7 @@ use crate::operator::{IMAGE, Operator};
 const CONCURRENCY: usize = 8;
 
 /// How long a generation may take to be ready: many times what it takes.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -261,6 +261,7 @@ async fn campaign_every_field_changed_and_back_reaches_what_a_fresh_connector_do
     let _kubelet = kubelet::start(&cluster).await;
     let switches = [
         "--no-leader-election",
+        "--allow-custom",
         "--allow-runtime-image",
         "--allow-service-account-name",
         "--network-policies",

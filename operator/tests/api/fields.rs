@@ -220,9 +220,9 @@ fn changes_of(path: &str, effect: Effect, node: &Value, specs: &[Value]) -> Vec<
                 after,
             };
             if change.returns {
-                both_ways.push(change)
+                both_ways.push(change);
             } else {
-                one_way.push(change)
+                one_way.push(change);
             }
             if both_ways.len() >= ATTEMPTS {
                 return both_ways;

@@ -1,5 +1,5 @@
 //! Many Connectors: `SCALE_CONNECTORS` of them, the operator's memory, the time until every object is written, and how long one more
-//! takes while the others rest. `./tasks scale N` prints the figures.
+//! takes while the others rest. `CONNECTORS=N ./tasks scale` prints the figures.
 
 use std::fs;
 use std::time::Duration;
@@ -67,7 +67,7 @@ async fn settled(operator: &Operator, sets: &Api<StatefulSet>, connectors: usize
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a Kubernetes API server: ./tasks scale N"]
+#[ignore = "needs a Kubernetes API server: ./tasks scale"]
 async fn many_connectors() {
     let connectors: usize = std::env::var("SCALE_CONNECTORS").map_or(200, |text| text.parse().unwrap());
     let cluster = Cluster::new("scale").await;
